@@ -1,0 +1,55 @@
+/**
+ * What a namespace stands on: blocks by byte offset, no NVMe command. One small interface for memory, file, null, local SSD and remote.
+ */
+
+/**
+ * One operation in flight. The target's Request is one; a backend keeps no reference past `complete`.
+ * Offsets and lengths are bytes, multiples of the backend's block size, range-checked by the caller.
+ */
+export interface BlockIo {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  /** Write: the data must be durable before `complete`. Read: cached data is committed first. */
+  readonly fua: boolean;
+  /** Write: the data, in order, `segments[0]` to `segments[segmentCount - 1]`; valid until `complete`. The array is longer and reused. */
+  readonly segments: Uint8Array[];
+  readonly segmentCount: number;
+  /**
+   * Read: appends `view` (the backend's own memory) as the next piece of the answer. It must keep its content until `complete` returns; after
+   * that the backend asks `isPinned` (util/pin.ts) before it overwrites that memory, because a slow socket may still have to send it.
+   */
+  lend(view: Uint8Array): void;
+  /**
+   * Read: makes `segments` pooled buffers that hold `lengthBytes` together, for the backend to fill.
+   * @returns false if the pool is exhausted: complete with Status.InternalError then
+   */
+  provide(): boolean;
+  /** Exactly once, in the same turn or later. @param status 15-bit NVMe status, 0 on success */
+  complete(status: number): void;
+}
+
+/** @public */
+export interface BlockBackend {
+  /** For `nvmeferry target` and logs: `memory`, `file`, `null`... */
+  readonly kind: string;
+  /** 512 or 4096 (any power of two from 512 to 65536). */
+  readonly blockSize: number;
+  readonly blockCount: number;
+  /** True if a completed write may be lost until `flush` (reported as VWC). */
+  readonly volatileWriteCache: boolean;
+  /** True if deallocated blocks read as zeroes (reported in DLFEAT). */
+  readonly readsZeroAfterDeallocate: boolean;
+  readonly readOnly: boolean;
+  read(io: BlockIo): void;
+  write(io: BlockIo): void;
+  /** Everything completed before is durable when this completes. */
+  flush(io: BlockIo): void;
+  /** @param mayDeallocate DEAC: the blocks may be deallocated, as long as they read zero */
+  writeZeroes(io: BlockIo, mayDeallocate: boolean): void;
+  /** Advisory; blocks it does not deallocate keep their content. */
+  deallocate(io: BlockIo): void;
+  /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
+  allocatedBytes?(): number;
+  /** Idempotent; resolves when every operation has completed and everything is released (and durable). */
+  close(): Promise<void>;
+}

@@ -1,0 +1,42 @@
+/** Log page identifiers (Base 2.1 figure 206) and asynchronous events (figures 149 to 154). */
+export const LogPage = {
+  SupportedLogPages: 0x00,
+  ErrorInformation: 0x01,
+  SmartHealth: 0x02,
+  FirmwareSlot: 0x03,
+  ChangedNamespaces: 0x04,
+  CommandsSupportedAndEffects: 0x05,
+  DeviceSelfTest: 0x06,
+  EnduranceGroup: 0x09,
+  Ana: 0x0c,
+  PersistentEvent: 0x0d,
+  LbaStatus: 0x0e,
+  FeatureEffects: 0x12,
+  Discovery: 0x70,
+  ReservationNotification: 0x80,
+  SanitizeStatus: 0x81,
+} as const;
+
+export const AsyncEventType = {
+  Error: 0,
+  Smart: 1,
+  Notice: 2,
+  Immediate: 3,
+  OneShot: 4,
+  IoCommandSet: 6,
+  Vendor: 7,
+} as const;
+export const AsyncNotice = {
+  NamespaceAttribute: 0x00,
+  FirmwareActivation: 0x01,
+  AnaChange: 0x03,
+  DiscoveryChange: 0xf0,
+} as const;
+
+/** Bits of OAES and of feature 0Bh (Asynchronous Event Configuration). */
+export const AsyncEventBit = {
+  NamespaceAttribute: 0x100,
+  FirmwareActivation: 0x200,
+  AnaChange: 0x800,
+  DiscoveryChange: 0x80000000,
+} as const;

@@ -1,0 +1,281 @@
+/**
+ * Status codes. Base 2.1 section 4.2.3, NVM Command Set 1.2 section 3.1.2.
+ *
+ * A *status* in this project is the 15-bit STATUS field of a CQE, without the phase tag: `SC | SCT << 8 | CRD << 11 | M << 13 | DNR << 14`.
+ * Handlers return it; 0 is success. On the wire it stands one bit higher (CQE bytes 14..15).
+ */
+
+/** Generic command status (SCT 0). */
+export const Status = {
+  Success: 0x000,
+  InvalidOpcode: 0x001,
+  InvalidField: 0x002,
+  CommandIdConflict: 0x003,
+  DataTransferError: 0x004,
+  AbortedPowerLoss: 0x005,
+  InternalError: 0x006,
+  CommandAbortRequested: 0x007,
+  AbortedSqDeletion: 0x008,
+  AbortedFailedFused: 0x009,
+  AbortedMissingFused: 0x00a,
+  InvalidNamespaceOrFormat: 0x00b,
+  CommandSequenceError: 0x00c,
+  InvalidSglSegment: 0x00d,
+  InvalidSglCount: 0x00e,
+  DataSglLengthInvalid: 0x00f,
+  MetadataSglLengthInvalid: 0x010,
+  SglDescriptorTypeInvalid: 0x011,
+  InvalidUseOfCmb: 0x012,
+  PrpOffsetInvalid: 0x013,
+  AtomicWriteUnitExceeded: 0x014,
+  OperationDenied: 0x015,
+  SglOffsetInvalid: 0x016,
+  HostIdInconsistentFormat: 0x018,
+  KeepAliveTimerExpired: 0x019,
+  KeepAliveTimeoutInvalid: 0x01a,
+  AbortedPreempt: 0x01b,
+  SanitizeFailed: 0x01c,
+  SanitizeInProgress: 0x01d,
+  SglGranularityInvalid: 0x01e,
+  NotSupportedInCmb: 0x01f,
+  NamespaceWriteProtected: 0x020,
+  CommandInterrupted: 0x021,
+  TransientTransportError: 0x022,
+  ProhibitedByLockdown: 0x023,
+  AdminMediaNotReady: 0x024,
+  InvalidKeyTag: 0x025,
+  HostDispersedNsNotEnabled: 0x026,
+  HostIdNotInitialized: 0x027,
+  IncorrectKey: 0x028,
+  FdpDisabled: 0x029,
+  InvalidPlacementHandleList: 0x02a,
+  LbaOutOfRange: 0x080,
+  CapacityExceeded: 0x081,
+  NamespaceNotReady: 0x082,
+  ReservationConflict: 0x083,
+  FormatInProgress: 0x084,
+} as const;
+
+/** Command specific status (SCT 1) of Admin commands. */
+export const SpecificStatus = {
+  CompletionQueueInvalid: 0x100,
+  InvalidQueueIdentifier: 0x101,
+  InvalidQueueSize: 0x102,
+  AbortLimitExceeded: 0x103,
+  AerLimitExceeded: 0x105,
+  InvalidFirmwareSlot: 0x106,
+  InvalidFirmwareImage: 0x107,
+  InvalidLogPage: 0x109,
+  InvalidFormat: 0x10a,
+  FirmwareNeedsConventionalReset: 0x10b,
+  InvalidQueueDeletion: 0x10c,
+  FeatureNotSaveable: 0x10d,
+  FeatureNotChangeable: 0x10e,
+  FeatureNotNamespaceSpecific: 0x10f,
+  OverlappingRange: 0x114,
+  NamespaceInsufficientCapacity: 0x115,
+  NamespaceIdUnavailable: 0x116,
+  NamespaceAlreadyAttached: 0x118,
+  NamespaceIsPrivate: 0x119,
+  NamespaceNotAttached: 0x11a,
+  ThinProvisioningNotSupported: 0x11b,
+  ControllerListInvalid: 0x11c,
+  SelfTestInProgress: 0x11d,
+  InvalidControllerIdentifier: 0x11f,
+  AnaGroupIdInvalid: 0x124,
+  AnaAttachFailed: 0x125,
+  NamespaceAttachmentLimit: 0x127,
+  IoCommandSetNotSupported: 0x129,
+  IoCommandSetNotEnabled: 0x12a,
+  IoCommandSetCombinationRejected: 0x12b,
+  InvalidIoCommandSet: 0x12c,
+  IdentifierUnavailable: 0x12d,
+} as const;
+
+/** Command specific status (SCT 1) of I/O commands. */
+export const IoStatus = {
+  ConflictingAttributes: 0x180,
+  InvalidProtectionInfo: 0x181,
+  WriteToReadOnlyRange: 0x182,
+  CommandSizeLimitExceeded: 0x183,
+  InvalidCommandId: 0x184,
+  IncompatibleNamespaceOrFormat: 0x185,
+  FastCopyNotPossible: 0x186,
+  OverlappingIoRange: 0x187,
+  NamespaceNotReachable: 0x188,
+  InsufficientResources: 0x189,
+} as const;
+
+/** Command specific status (SCT 1) of Fabrics commands and discovery. */
+export const FabricsStatus = {
+  ConnectIncompatibleFormat: 0x180,
+  ConnectControllerBusy: 0x181,
+  ConnectInvalidParameters: 0x182,
+  ConnectRestartDiscovery: 0x183,
+  ConnectInvalidHost: 0x184,
+  DisconnectInvalidQueueType: 0x185,
+  DiscoverRestart: 0x190,
+  AuthenticationRequired: 0x191,
+} as const;
+
+/** Media and data integrity errors (SCT 2). */
+export const MediaStatus = {
+  WriteFault: 0x280,
+  UnrecoveredReadError: 0x281,
+  GuardCheck: 0x282,
+  AppTagCheck: 0x283,
+  RefTagCheck: 0x284,
+  CompareFailure: 0x285,
+  AccessDenied: 0x286,
+  DeallocatedBlock: 0x287,
+  StorageTagCheck: 0x288,
+} as const;
+
+/** Path related status (SCT 3). */
+export const PathStatus = {
+  InternalPathError: 0x300,
+  AnaPersistentLoss: 0x301,
+  AnaInaccessible: 0x302,
+  AnaTransition: 0x303,
+  ControllerPathingError: 0x360,
+  HostPathingError: 0x370,
+  AbortedByHost: 0x371,
+} as const;
+
+/** Do Not Retry. */
+export const DNR = 0x4000;
+/** More information in the Error Information log. */
+export const MORE = 0x2000;
+/** The status code and type without CRD, M and DNR. */
+export const STATUS_CODE_MASK = 0x07ff;
+
+const NAMES: Record<number, string> = {
+  0: 'Successful Completion',
+  1: 'Invalid Command Opcode',
+  2: 'Invalid Field in Command',
+  3: 'Command ID Conflict',
+  4: 'Data Transfer Error',
+  5: 'Commands Aborted due to Power Loss Notification',
+  6: 'Internal Error',
+  7: 'Command Abort Requested',
+  8: 'Command Aborted due to SQ Deletion',
+  9: 'Command Aborted due to Failed Fused Command',
+  10: 'Command Aborted due to Missing Fused Command',
+  11: 'Invalid Namespace or Format',
+  12: 'Command Sequence Error',
+  13: 'Invalid SGL Segment Descriptor',
+  14: 'Invalid Number of SGL Descriptors',
+  15: 'Data SGL Length Invalid',
+  16: 'Metadata SGL Length Invalid',
+  17: 'SGL Descriptor Type Invalid',
+  18: 'Invalid Use of Controller Memory Buffer',
+  19: 'PRP Offset Invalid',
+  20: 'Atomic Write Unit Exceeded',
+  21: 'Operation Denied',
+  22: 'SGL Offset Invalid',
+  24: 'Host Identifier Inconsistent Format',
+  25: 'Keep Alive Timer Expired',
+  26: 'Keep Alive Timeout Invalid',
+  27: 'Command Aborted due to Preempt and Abort',
+  28: 'Sanitize Failed',
+  29: 'Sanitize In Progress',
+  30: 'SGL Data Block Granularity Invalid',
+  31: 'Command Not Supported for Queue in CMB',
+  32: 'Namespace is Write Protected',
+  33: 'Command Interrupted',
+  34: 'Transient Transport Error',
+  35: 'Command Prohibited by Command and Feature Lockdown',
+  36: 'Admin Command Media Not Ready',
+  37: 'Invalid Key Tag',
+  38: 'Host Dispersed Namespace Support Not Enabled',
+  39: 'Host Identifier Not Initialized',
+  40: 'Incorrect Key',
+  41: 'FDP Disabled',
+  42: 'Invalid Placement Handle List',
+  128: 'LBA Out of Range',
+  129: 'Capacity Exceeded',
+  130: 'Namespace Not Ready',
+  131: 'Reservation Conflict',
+  132: 'Format In Progress',
+  256: 'Completion Queue Invalid',
+  257: 'Invalid Queue Identifier',
+  258: 'Invalid Queue Size',
+  259: 'Abort Command Limit Exceeded',
+  261: 'Asynchronous Event Request Limit Exceeded',
+  262: 'Invalid Firmware Slot',
+  263: 'Invalid Firmware Image',
+  265: 'Invalid Log Page',
+  266: 'Invalid Format',
+  267: 'Firmware Activation Requires Conventional Reset',
+  268: 'Invalid Queue Deletion',
+  269: 'Feature Identifier Not Saveable',
+  270: 'Feature Not Changeable',
+  271: 'Feature Not Namespace Specific',
+  276: 'Overlapping Range',
+  277: 'Namespace Insufficient Capacity',
+  278: 'Namespace Identifier Unavailable',
+  280: 'Namespace Already Attached',
+  281: 'Namespace Is Private',
+  282: 'Namespace Not Attached',
+  283: 'Thin Provisioning Not Supported',
+  284: 'Controller List Invalid',
+  285: 'Device Self-test In Progress',
+  287: 'Invalid Controller Identifier',
+  292: 'ANA Group Identifier Invalid',
+  293: 'ANA Attach Failed',
+  295: 'Namespace Attachment Limit Exceeded',
+  297: 'I/O Command Set Not Supported',
+  298: 'I/O Command Set Not Enabled',
+  299: 'I/O Command Set Combination Rejected',
+  300: 'Invalid I/O Command Set',
+  301: 'Identifier Unavailable',
+  640: 'Write Fault',
+  641: 'Unrecovered Read Error',
+  642: 'End-to-end Guard Check Error',
+  643: 'End-to-end Application Tag Check Error',
+  644: 'End-to-end Reference Tag Check Error',
+  645: 'Compare Failure',
+  646: 'Access Denied',
+  647: 'Deallocated or Unwritten Logical Block',
+  648: 'End-to-End Storage Tag Check Error',
+  768: 'Internal Path Error',
+  769: 'Asymmetric Access Persistent Loss',
+  770: 'Asymmetric Access Inaccessible',
+  771: 'Asymmetric Access Transition',
+  864: 'Controller Pathing Error',
+  880: 'Host Pathing Error',
+  881: 'Command Aborted By Host',
+};
+const IO_NAMES: Record<number, string> = {
+  384: 'Conflicting Attributes',
+  385: 'Invalid Protection Information',
+  386: 'Attempted Write to Read Only Range',
+  387: 'Command Size Limit Exceeded',
+  388: 'Invalid Command ID',
+  389: 'Incompatible Namespace or Format',
+  390: 'Fast Copy Not Possible',
+  391: 'Overlapping I/O Range',
+  392: 'Namespace Not Reachable',
+  393: 'Insufficient Resources',
+};
+const FABRICS_NAMES: Record<number, string> = {
+  384: 'Connect Incompatible Format',
+  385: 'Connect Controller Busy',
+  386: 'Connect Invalid Parameters',
+  387: 'Connect Restart Discovery',
+  388: 'Connect Invalid Host',
+  389: 'Disconnect Invalid Queue Type',
+  400: 'Discover Restart',
+  401: 'Authentication Required',
+};
+
+/**
+ * The specification's name of a status.
+ * @param status 15-bit status
+ * @param kind SC 80h.. of SCT 1 mean different things for I/O and for Fabrics commands
+ */
+export function statusName(status: number, kind: 'admin' | 'io' | 'fabrics' = 'admin'): string {
+  const code = status & STATUS_CODE_MASK;
+  const special = kind === 'io' ? IO_NAMES : FABRICS_NAMES;
+  return NAMES[code] ?? special[code] ?? `Status SCT ${code >> 8} SC 0x${(code & 0xff).toString(16).padStart(2, '0')}`;
+}
