@@ -11,19 +11,23 @@ export interface BlockIo {
   readonly lengthBytes: number;
   /** Write: the data must be durable before `complete`. Read: cached data is committed first. */
   readonly fua: boolean;
-  /** Write: the data, in order, `segments[0]` to `segments[segmentCount - 1]`; valid until `complete`. The array is longer and reused. */
+  /**
+   * Write: the data, in order, `segments[0]` to `segments[segmentCount - 1]`; the array is longer and reused. Valid until the backend's `write`
+   * returns, or until `complete` if it calls `retain` first.
+   */
   readonly segments: Uint8Array[];
   readonly segmentCount: number;
+  /** A write that goes on after `write` returns calls this before it returns: `segments` may then be other memory with the same bytes. */
+  retain(): void;
   /**
    * Read: appends `view` (the backend's own memory) as the next piece of the answer. It must keep its content until `complete` returns; after
    * that the backend asks `isPinned` (util/pin.ts) before it overwrites that memory, because a slow socket may still have to send it.
    */
   lend(view: Uint8Array): void;
   /**
-   * Read: makes `segments` pooled buffers that hold `lengthBytes` together, for the backend to fill.
-   * @returns false if the pool is exhausted: complete with Status.InternalError then
+   * Read: a buffer of `lengthBytes` for the backend to fill; it is then the answer. A backend that uses it has `lendsMemory` false or undefined.
    */
-  provide(): boolean;
+  provide(): Uint8Array;
   /** Exactly once, in the same turn or later. @param status 15-bit NVMe status, 0 on success */
   complete(status: number): void;
 }
@@ -40,6 +44,8 @@ export interface BlockBackend {
   /** True if deallocated blocks read as zeroes (reported in DLFEAT). */
   readonly readsZeroAfterDeallocate: boolean;
   readonly readOnly: boolean;
+  /** Reads lend the backend's own memory: they need no buffer, so the target does not hold them back when buffers run short. */
+  readonly lendsMemory?: boolean;
   read(io: BlockIo): void;
   write(io: BlockIo): void;
   /** Everything completed before is durable when this completes. */

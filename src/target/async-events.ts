@@ -1,0 +1,95 @@
+/**
+ * Asynchronous events of one controller: the AERs the host left with us, what is enabled, what waits, what is masked until its log page is
+ * read. Base 2.1 section 5.1.2.
+ */
+import { AsyncEventType, LogPage } from '../spec/log-page.ts';
+import type { Request } from './request.ts';
+
+/** AERL + 1: commands that may be outstanding. */
+export const AER_LIMIT = 4;
+/** Events kept while the host has no AER outstanding; more are dropped, oldest first (they merge by log page, so this is never met). */
+const PENDING_MAX = 16;
+
+interface AsyncEvent {
+  readonly type: number;
+  readonly info: number;
+  readonly lid: number;
+}
+
+export class AsyncEvents {
+  /** Feature 0Bh. */
+  configuration = 0;
+  readonly #requests: Request[] = [];
+  readonly #pending: AsyncEvent[] = [];
+  /** Event types reported whose log page was not read since: lid that clears each. */
+  readonly #masked = new Map<number, number>();
+
+  /** An AER arrived. @returns false if there are too many */
+  add(request: Request): boolean {
+    if (this.#requests.length >= AER_LIMIT) return false;
+    this.#requests.push(request);
+    this.#deliver();
+    return true;
+  }
+
+  /** Takes an AER back (Abort). */
+  remove(request: Request): boolean {
+    const index = this.#requests.indexOf(request);
+    if (index < 0) return false;
+    this.#requests.splice(index, 1);
+    return true;
+  }
+
+  /** A notice whose bit of feature 0Bh is set. @param bit position of its enable bit */
+  notice(info: number, lid: number, bit: number): void {
+    if ((this.configuration & bit) === 0) return;
+    this.#report({ type: AsyncEventType.Notice, info, lid });
+  }
+
+  #report(event: AsyncEvent): void {
+    if (this.#pending.some((other) => other.type === event.type && other.info === event.info)) return;
+    this.#pending.push(event);
+    if (this.#pending.length > PENDING_MAX) this.#pending.shift();
+    this.#deliver();
+  }
+
+  /** The host read a log page with RAE 0: what was reported of it is clear, what waited for it is void. */
+  logRead(lid: number): void {
+    for (const [key, maskedLid] of this.#masked) if (maskedLid === lid) this.#masked.delete(key);
+    for (let i = this.#pending.length - 1; i >= 0; i--) if (this.#pending[i]!.lid === lid) this.#pending.splice(i, 1);
+    this.#deliver();
+  }
+
+  #deliver(): void {
+    for (let i = 0; i < this.#pending.length && this.#requests.length > 0; ) {
+      const event = this.#pending[i]!;
+      const key = event.type | (event.info << 8);
+      if (this.#masked.has(key)) {
+        i++;
+        continue;
+      }
+      this.#pending.splice(i, 1);
+      this.#masked.set(key, event.lid);
+      const request = this.#requests.shift()!;
+      request.result0 = event.type | (event.info << 8) | (event.lid << 16);
+      request.complete(0);
+    }
+  }
+
+  /** Controller reset: AERs vanish without an answer. @returns them, for the owner to release */
+  reset(): Request[] {
+    this.#pending.length = 0;
+    this.#masked.clear();
+    this.configuration = 0;
+    return this.#requests.splice(0);
+  }
+}
+
+/** Log pages whose reading clears an event. */
+export const EVENT_LOG_PAGES: readonly number[] = [
+  LogPage.ErrorInformation,
+  LogPage.SmartHealth,
+  LogPage.FirmwareSlot,
+  LogPage.ChangedNamespaces,
+  LogPage.Discovery,
+];

@@ -1,0 +1,257 @@
+/** Set Features and Get Features, as one table of what is served. Base 2.1 sections 5.1.11, 5.1.25; sheet: fabrics I/O and discovery controllers. */
+
+import { Feature, FeatureSelect } from '../../spec/feature.ts';
+import { AsyncEventBit } from '../../spec/log-page.ts';
+import { Direction } from '../../spec/opcode.ts';
+import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
+import { sqeCdw10, sqeCdw11, sqeNsid } from '../../wire/sqe.ts';
+import { type Controller, KATO_MS_MAX, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
+import type { Request } from '../request.ts';
+import type { CommandHandler } from './command-set.ts';
+
+/** One feature: absent `set` means not changeable. */
+export interface FeatureEntry {
+  readonly fid: number;
+  /** Served by discovery controllers as well. */
+  readonly onDiscovery: boolean;
+  /** Bytes of its data; 0 if the value is a dword. */
+  readonly dataBytes: number;
+  /** The current value (DW0), and its data if it has any. */
+  get(controller: Controller, request: Request): number | Uint8Array;
+  /** The value without any Set Features. */
+  readonly initial: number;
+  /** @returns a status */
+  readonly set?: (controller: Controller, request: Request) => number;
+}
+
+const KATO_GRANULARITY_MS = KEEP_ALIVE_GRANULARITY_100MS * 100;
+const HOST_ID_BYTES = 16;
+const TIMESTAMP_BYTES = 8;
+const COMPOSITE_TEMPERATURE_KELVIN_DEFAULT = 0x157;
+const IO_ASYNC_EVENTS = 0xff | AsyncEventBit.NamespaceAttribute;
+
+/** A feature that is just a dword which the controller keeps. `mask`: bits that may be set. */
+function kept(fid: number, initial: number, mask: number): FeatureEntry {
+  return {
+    fid,
+    onDiscovery: false,
+    dataBytes: 0,
+    initial,
+    get: (controller) => controller.features.get(fid) ?? initial,
+    set(controller, request): number {
+      const value = sqeCdw11(request.sqe, request.sqeBase);
+      if ((value & ~mask) !== 0) return request.invalidField(44);
+      controller.features.set(fid, value);
+      return 0;
+    },
+  };
+}
+
+/** One value per threshold: TMPSEL (composite only; Fh in a Set means all) and THSEL (0 over, 1 under). */
+const temperatureThreshold: FeatureEntry = {
+  fid: Feature.TemperatureThreshold,
+  onDiscovery: false,
+  dataBytes: 0,
+  initial: COMPOSITE_TEMPERATURE_KELVIN_DEFAULT,
+  get(controller, request): number {
+    const under = thresholdSelect(request) === 1;
+    return (
+      controller.features.get(Feature.TemperatureThreshold | (under ? 0x100 : 0)) ??
+      (under ? 0 : COMPOSITE_TEMPERATURE_KELVIN_DEFAULT)
+    );
+  },
+  set(controller, request): number {
+    const sensor = (sqeCdw11(request.sqe, request.sqeBase) >>> 16) & 0xf;
+    const select = thresholdSelect(request);
+    if ((sensor !== 0 && sensor !== 0xf) || select > 1) return request.invalidField(46);
+    const kelvin = sqeCdw11(request.sqe, request.sqeBase) & 0xffff;
+    controller.features.set(Feature.TemperatureThreshold | (select === 1 ? 0x100 : 0), kelvin);
+    return 0;
+  },
+};
+const thresholdSelect = (request: Request): number => (sqeCdw11(request.sqe, request.sqeBase) >>> 20) & 0x3;
+
+const numberOfQueues: FeatureEntry = {
+  fid: Feature.NumberOfQueues,
+  onDiscovery: false,
+  dataBytes: 0,
+  initial: 0,
+  get: (controller) => queuesValue(controller.ioQueuesMax),
+  set(controller, request): number {
+    const value = sqeCdw11(request.sqe, request.sqeBase);
+    const submission = value & 0xffff;
+    const completion = value >>> 16;
+    if (submission === 0xffff || completion === 0xffff) return request.invalidField(submission === 0xffff ? 44 : 46);
+    if (controller.ioQueueCount > 0) return Status.CommandSequenceError | DNR;
+    controller.ioQueuesMax = Math.min(Math.max(submission, completion) + 1, controller.subsystem.ioQueuesMax);
+    request.result0 = queuesValue(controller.ioQueuesMax);
+    return 0;
+  },
+};
+const queuesValue = (count: number): number => (count - 1) | ((count - 1) << 16);
+
+const keepAliveTimer: FeatureEntry = {
+  fid: Feature.KeepAliveTimer,
+  onDiscovery: true,
+  dataBytes: 0,
+  initial: 0,
+  get: (controller) => controller.katoMs,
+  set(controller, request): number {
+    const katoMs = sqeCdw11(request.sqe, request.sqeBase);
+    if (katoMs > KATO_MS_MAX) return Status.KeepAliveTimeoutInvalid | DNR;
+    controller.setKeepAlive(Math.ceil(katoMs / KATO_GRANULARITY_MS) * KATO_GRANULARITY_MS);
+    return 0;
+  },
+};
+
+const asyncEventConfiguration: FeatureEntry = {
+  fid: Feature.AsyncEventConfiguration,
+  onDiscovery: true,
+  dataBytes: 0,
+  initial: 0,
+  get: (controller) => controller.asyncEvents.configuration >>> 0,
+  set(controller, request): number {
+    const value = sqeCdw11(request.sqe, request.sqeBase);
+    const allowed = controller.subsystem.isDiscovery ? AsyncEventBit.DiscoveryChange : IO_ASYNC_EVENTS;
+    if ((value & ~allowed) !== 0) return request.invalidField(44);
+    controller.asyncEvents.configuration = value;
+    return 0;
+  },
+};
+
+const timestamp: FeatureEntry = {
+  fid: Feature.Timestamp,
+  onDiscovery: false,
+  dataBytes: TIMESTAMP_BYTES,
+  initial: 0,
+  get(controller): Uint8Array {
+    const data = new Uint8Array(TIMESTAMP_BYTES);
+    const wasSet = !Number.isNaN(controller.timestampOffsetMs);
+    const ms = Math.trunc(controller.nowMs() - (wasSet ? -controller.timestampOffsetMs : controller.startedMs));
+    const view = new DataView(data.buffer);
+    view.setUint32(0, ms >>> 0, true);
+    view.setUint16(4, Math.floor(ms / 2 ** 32), true);
+    data[6] = wasSet ? 0x02 : 0x00; // origin: set by Set Features, or since reset
+    return data;
+  },
+  set(controller, request): number {
+    const data = request.data();
+    const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+    controller.timestampOffsetMs = view.getUint32(0, true) + view.getUint16(4, true) * 2 ** 32 - controller.nowMs();
+    return 0;
+  },
+};
+
+const hostIdentifier: FeatureEntry = {
+  fid: Feature.HostIdentifier,
+  onDiscovery: false,
+  dataBytes: HOST_ID_BYTES,
+  initial: 0,
+  // fabrics host identifiers have 128 bits: EXHID must be set, and the value is the one of Connect
+  get(controller, request): number | Uint8Array {
+    return (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0 ? -1 : controller.hostid;
+  },
+  set(_controller, request): number {
+    if ((sqeCdw11(request.sqe, request.sqeBase) & 1) === 0) return request.invalidField(44);
+    return Status.CommandSequenceError | DNR;
+  },
+};
+
+const volatileWriteCache: FeatureEntry = {
+  fid: Feature.VolatileWriteCache,
+  onDiscovery: false,
+  dataBytes: 0,
+  initial: 1,
+  get: () => 1,
+};
+
+const ENTRIES: readonly FeatureEntry[] = [
+  kept(Feature.Arbitration, 0x07, 0xffff_ff07),
+  kept(Feature.PowerManagement, 0, 0xe0),
+  temperatureThreshold,
+  kept(Feature.ErrorRecovery, 0, 0xffff),
+  volatileWriteCache,
+  numberOfQueues,
+  kept(Feature.WriteAtomicityNormal, 0, 1),
+  asyncEventConfiguration,
+  timestamp,
+  keepAliveTimer,
+  hostIdentifier,
+];
+
+/** What the controller serves, by FID. */
+export function featuresOf(controller: Controller): FeatureEntry[] {
+  const cached = controller.subsystem.hasVolatileWriteCache;
+  return ENTRIES.filter(
+    (entry) =>
+      (controller.subsystem.isDiscovery ? entry.onDiscovery : true) &&
+      (entry.fid !== Feature.VolatileWriteCache || cached),
+  );
+}
+
+function find(request: Request): FeatureEntry | undefined {
+  const controller = request.queuePair.controller!;
+  const fid = sqeCdw10(request.sqe, request.sqeBase) & 0xff;
+  const entry = ENTRIES[INDEX[fid]!];
+  if (entry === undefined || (controller.subsystem.isDiscovery && !entry.onDiscovery)) return undefined;
+  if (entry === volatileWriteCache && !controller.subsystem.hasVolatileWriteCache) return undefined;
+  return entry;
+}
+const INDEX: readonly number[] = Array.from({ length: 256 }, (_, fid) =>
+  ENTRIES.findIndex((entry) => entry.fid === fid),
+);
+
+const CDW10_SAVE = 0x8000_0000;
+
+export const setFeatures: CommandHandler = {
+  prepare(request): number {
+    const entry = find(request);
+    if (entry === undefined) return request.invalidField(40);
+    if ((sqeCdw10(request.sqe, request.sqeBase) & CDW10_SAVE) !== 0) {
+      return request.fail(SpecificStatus.FeatureNotSaveable, 43, 7);
+    }
+    if (entry.set === undefined) return request.fail(SpecificStatus.FeatureNotChangeable, 40);
+    const nsid = sqeNsid(request.sqe, request.sqeBase);
+    if (nsid !== 0 && nsid !== 0xffff_ffff) return request.fail(SpecificStatus.FeatureNotNamespaceSpecific, 4);
+    if (entry.dataBytes > 0 && entry !== hostIdentifier) {
+      request.direction = Direction.HostToController;
+      request.transferBytes = entry.dataBytes;
+    }
+    return 0;
+  },
+  execute(request): void {
+    request.finish(find(request)!.set!(request.queuePair.controller!, request));
+  },
+};
+
+const CAPABILITY_CHANGEABLE = 0x4;
+
+export const getFeatures: CommandHandler = {
+  prepare(request): number {
+    const entry = find(request);
+    if (entry === undefined) return request.invalidField(40);
+    const select = (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7;
+    if (select > FeatureSelect.Capabilities) return request.invalidField(41);
+    const hasData = select !== FeatureSelect.Capabilities && entry.dataBytes > 0;
+    if (entry === hostIdentifier && hasData && (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0)
+      return request.invalidField(44);
+    if (hasData) {
+      request.direction = Direction.ControllerToHost;
+      request.transferBytes = entry.dataBytes;
+    }
+    return 0;
+  },
+  execute(request): void {
+    const controller = request.queuePair.controller!;
+    const entry = find(request)!;
+    const select = (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7;
+    if (select === FeatureSelect.Capabilities) {
+      request.result0 = entry.set === undefined || entry === hostIdentifier ? 0 : CAPABILITY_CHANGEABLE;
+    } else if (entry.dataBytes > 0) {
+      request.answer(entry.get(controller, request) as Uint8Array);
+    } else {
+      request.result0 = select === FeatureSelect.Current ? (entry.get(controller, request) as number) : entry.initial;
+    }
+    request.finish(0);
+  },
+};

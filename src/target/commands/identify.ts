@@ -1,0 +1,239 @@
+/** Identify. Base 2.1 section 5.1.13, NVM Command Set 1.2 section 4.1.5. */
+
+import { Cns, IDENTIFY_BYTES, NSID_ALL } from '../../spec/identify.ts';
+import { AsyncEventBit } from '../../spec/log-page.ts';
+import { Direction } from '../../spec/opcode.ts';
+import { NVME_VERSION_2_1 } from '../../spec/property.ts';
+import { DNR, Status } from '../../spec/status.ts';
+import { identifyControllerCodec } from '../../wire/cold/identify-controller.ts';
+import { independentNamespaceCodec } from '../../wire/cold/identify-independent.ts';
+import { identifyNamespaceCodec } from '../../wire/cold/identify-namespace.ts';
+import { nvmControllerCodec, nvmNamespaceCodec } from '../../wire/cold/identify-nvm.ts';
+import { encodeNamespaceDescriptors, encodeNsidList } from '../../wire/cold/lists.ts';
+import { sqeCdw10, sqeNsid } from '../../wire/sqe.ts';
+import { AER_LIMIT } from '../async-events.ts';
+import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
+import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import type { Namespace } from '../namespace.ts';
+import type { Request } from '../request.ts';
+import type { CommandHandler } from './command-set.ts';
+import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS } from './limits.ts';
+
+const CSI_NVM = 0;
+const NVM_COMMAND_SET_VERSION_1_2 = 0x0001_0200;
+const NSID_LIST_MAX = 1024;
+
+const CTRATT_HOST_ID_128 = 0x01;
+const CTRATT_TRAFFIC_BASED_KEEP_ALIVE = 0x40;
+const CMIC_MULTI_PORT = 0x01;
+const CMIC_MULTI_CONTROLLER = 0x02;
+const LPA_EFFECTS = 0x02;
+const LPA_EXTENDED = 0x04;
+const LPA_SUPPORTED_PAGES = 0x20;
+const ONCS_DSM = 0x04;
+const ONCS_WRITE_ZEROES = 0x08;
+const ONCS_TIMESTAMP = 0x40;
+const VWC_PRESENT = 0x01;
+/** Flush with NSID FFFFFFFFh is supported. */
+const VWC_FLUSH_ALL = 0x06;
+const SGLS_BYTE_ALIGNED = 0x01;
+const SGLS_OFFSET = 0x0010_0000;
+const SGLS_TRANSPORT = 0x0020_0000;
+const FCATT_STATIC = 0x01;
+const DCTYPE_DDC = 1;
+const ENTRY_SIZES_64 = 0x66;
+const ENTRY_SIZES_16 = 0x44;
+const NMIC_SHARED = 0x01;
+const NSFEAT_IDS_NEVER_REUSED = 0x08;
+const NSFEAT_OPTPERF = 0x10;
+const DLFEAT_READS_ZERO = 0x01;
+const DLFEAT_WRITE_ZEROES_DEAC = 0x08;
+const NSATTR_WRITE_PROTECTED = 0x01;
+const NSTAT_READY = 0x01;
+/** Composite temperature thresholds, K: 70 and 80 degrees Celsius. */
+const WCTEMP_KELVIN = 343;
+const CCTEMP_KELVIN = 353;
+
+type Build = (request: Request, controller: Controller) => Uint8Array | number;
+
+function nsidOf(request: Request): number {
+  return sqeNsid(request.sqe, request.sqeBase);
+}
+
+/** The namespace, or null if the NSID is valid and nothing is there, or the status for an NSID that cannot be. */
+function lookUp(request: Request, controller: Controller): Namespace | null | number {
+  const nsid = nsidOf(request);
+  if (nsid === 0 || nsid > controller.subsystem.nsidMax) return request.fail(Status.InvalidNamespaceOrFormat, 4);
+  return controller.namespace(nsid) ?? null;
+}
+
+const EMPTY_PAGE = new Uint8Array(IDENTIFY_BYTES);
+
+/** A structure of one namespace: zeroes where the NSID is not active. */
+function ofNamespace(build: (namespace: Namespace) => Uint8Array): Build {
+  return (request, controller) => {
+    const found = lookUp(request, controller);
+    if (typeof found === 'number') return found;
+    return found === null ? EMPTY_PAGE : build(found);
+  };
+}
+
+function identifyController(_request: Request, controller: Controller): Uint8Array {
+  const { subsystem } = controller;
+  const common = {
+    sn: subsystem.serial,
+    mn: subsystem.model,
+    fr: FIRMWARE_REVISION,
+    mdts: MDTS,
+    cntlid: controller.cntlid,
+    ver: NVME_VERSION_2_1,
+    cntrltype: controller.kind,
+    aerl: AER_LIMIT - 1,
+    elpe: ERROR_LOG_ENTRIES - 1,
+    kas: KEEP_ALIVE_GRANULARITY_100MS,
+    lpa: LPA_EFFECTS | LPA_EXTENDED | LPA_SUPPORTED_PAGES,
+    maxcmd: controller.queueEntriesMax,
+    sgls: SGLS_BYTE_ALIGNED | SGLS_OFFSET | SGLS_TRANSPORT,
+    subnqn: subsystem.nqn,
+    acl: ABORT_LIMIT,
+    ioccsz: (64 + controller.inCapsuleBytes) / 16,
+    iorcsz: 1,
+    msdbd: 1,
+    ctratt: CTRATT_HOST_ID_128 | CTRATT_TRAFFIC_BASED_KEEP_ALIVE,
+  };
+  if (subsystem.isDiscovery) {
+    return identifyControllerCodec.encode({
+      ...common,
+      oaes: AsyncEventBit.DiscoveryChange,
+      ioccsz: 4,
+      dctype: DCTYPE_DDC,
+    });
+  }
+  let capacity = 0n;
+  for (const namespace of subsystem.activeNamespaces())
+    capacity += BigInt(namespace.blockCount) * BigInt(namespace.blockSize);
+  return identifyControllerCodec.encode({
+    ...common,
+    cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER,
+    oaes: AsyncEventBit.NamespaceAttribute,
+    frmw: 0x03, // one slot, read only
+    wctemp: WCTEMP_KELVIN,
+    cctemp: CCTEMP_KELVIN,
+    tnvmcap: capacity,
+    sqes: ENTRY_SIZES_64,
+    cqes: ENTRY_SIZES_16,
+    nn: subsystem.nsidMax,
+    mnan: subsystem.nsidMax,
+    oncs: ONCS_DSM | ONCS_WRITE_ZEROES | ONCS_TIMESTAMP,
+    vwc: (subsystem.hasVolatileWriteCache ? VWC_PRESENT : 0) | VWC_FLUSH_ALL,
+    fcatt: subsystem.controllerModel === 'static' ? FCATT_STATIC : 0,
+  });
+}
+
+function identifyNamespace(namespace: Namespace): Uint8Array {
+  const size = BigInt(namespace.blockCount);
+  const { backend } = namespace;
+  const allocated = backend.allocatedBytes?.();
+  const readsZero = backend.readsZeroAfterDeallocate;
+  // preferred granularity: one 4 KiB page
+  const page = Math.max(1, 4096 / namespace.blockSize) - 1;
+  return identifyNamespaceCodec.encode({
+    nsze: size,
+    ncap: size,
+    nuse:
+      allocated === undefined
+        ? size
+        : BigInt(Math.min(Math.ceil(allocated / namespace.blockSize), namespace.blockCount)),
+    nsfeat: NSFEAT_IDS_NEVER_REUSED | NSFEAT_OPTPERF,
+    nlbaf: 0,
+    flbas: 0,
+    nmic: NMIC_SHARED,
+    dlfeat: readsZero ? DLFEAT_READS_ZERO | DLFEAT_WRITE_ZEROES_DEAC : 0,
+    nvmcap: size * BigInt(namespace.blockSize),
+    npwg: page,
+    npwa: page,
+    npdg: page,
+    npda: page,
+    nsattr: namespace.readOnly ? NSATTR_WRITE_PROTECTED : 0,
+    nguid: namespace.nguid,
+    eui64: namespace.eui64,
+    lbaf: [{ ms: 0, lbads: namespace.blockShift, rp: 0 }],
+  });
+}
+
+const BUILDERS: Readonly<Record<number, Build>> = {
+  [Cns.Namespace]: (request, controller) => {
+    // no namespace management: FFFFFFFFh has no capability structure
+    return ofNamespace(identifyNamespace)(request, controller);
+  },
+  [Cns.Controller]: identifyController,
+  [Cns.ActiveNamespaceList]: activeList,
+  [Cns.NamespaceDescriptors]: (request, controller) => {
+    const found = lookUp(request, controller);
+    if (typeof found === 'number') return found;
+    if (found === null) return request.invalidField(4);
+    return encodeNamespaceDescriptors({
+      ...(found.eui64 === undefined ? {} : { eui64: found.eui64 }),
+      ...(found.nguid === undefined ? {} : { nguid: found.nguid }),
+      uuid: found.uuid,
+      csi: CSI_NVM,
+    });
+  },
+  [Cns.CommandSetNamespace]: (request, controller) =>
+    csiOf(request) === CSI_NVM
+      ? ofNamespace(() => nvmNamespaceCodec.encode({}))(request, controller)
+      : request.invalidField(47),
+  [Cns.CommandSetController]: (request) =>
+    csiOf(request) === CSI_NVM
+      ? nvmControllerCodec.encode({ ver: NVM_COMMAND_SET_VERSION_1_2 })
+      : request.invalidField(47),
+  [Cns.CommandSetActiveNamespaceList]: (request, controller) =>
+    csiOf(request) === CSI_NVM ? activeList(request, controller) : request.invalidField(47),
+  [Cns.IndependentNamespace]: ofNamespace((namespace) =>
+    independentNamespaceCodec.encode({
+      nsfeat: NSFEAT_IDS_NEVER_REUSED | (namespace.backend.volatileWriteCache ? 0 : 0x20),
+      nmic: NMIC_SHARED,
+      nsattr: namespace.readOnly ? NSATTR_WRITE_PROTECTED : 0,
+      nstat: NSTAT_READY,
+    }),
+  ),
+};
+
+/** On a discovery controller only the controller itself can be identified. */
+const DISCOVERY_BUILDERS: Readonly<Record<number, Build>> = { [Cns.Controller]: identifyController };
+
+const csiOf = (request: Request): number => request.sqe.getUint8(request.sqeBase + 47);
+
+function activeList(request: Request, controller: Controller): Uint8Array | number {
+  const start = nsidOf(request);
+  if (start >= NSID_ALL - 1) return request.fail(Status.InvalidNamespaceOrFormat, 4);
+  const nsids: number[] = [];
+  const { namespaces } = controller.subsystem;
+  for (let nsid = start + 1; nsid < namespaces.length && nsids.length < NSID_LIST_MAX; nsid++) {
+    if (namespaces[nsid] !== undefined) nsids.push(nsid);
+  }
+  return encodeNsidList(nsids);
+}
+
+function builderOf(request: Request): Build | undefined {
+  const cns = sqeCdw10(request.sqe, request.sqeBase) & 0xff;
+  return (request.queuePair.controller!.subsystem.isDiscovery ? DISCOVERY_BUILDERS : BUILDERS)[cns];
+}
+
+export const identify: CommandHandler = {
+  prepare(request): number {
+    if (builderOf(request) === undefined) return request.invalidField(40);
+    request.direction = Direction.ControllerToHost;
+    request.transferBytes = IDENTIFY_BYTES;
+    return 0;
+  },
+  execute(request): void {
+    const page = builderOf(request)!(request, request.queuePair.controller!);
+    if (typeof page === 'number') {
+      request.finish(page | DNR);
+      return;
+    }
+    request.answer(page);
+    request.finish(0);
+  },
+};

@@ -1,0 +1,180 @@
+// @hot
+/** I/O commands of the NVM command set. NVM Command Set 1.2 section 3.3. */
+
+import { NSID_ALL } from '../../spec/identify.ts';
+import { Direction, IoOpcode } from '../../spec/opcode.ts';
+import { DNR, Status } from '../../spec/status.ts';
+import { sqeBlockCount, sqeCdw10, sqeCdw11, sqeCdw12, sqeNsid, sqeSlba } from '../../wire/sqe.ts';
+import type { Namespace } from '../namespace.ts';
+import type { Request } from '../request.ts';
+import { type CommandSet, commandSet } from './command-set.ts';
+import { TRANSFER_BYTES_MAX } from './limits.ts';
+
+const CDW12_FUA = 0x4000_0000;
+const CDW12_DEAC = 0x0200_0000;
+/** PRINFO.PRCHK and STC, which Write Zeroes must leave 0. */
+const CDW12_CHECKS = 0x1d00_0000;
+const DSM_DEALLOCATE = 0x4;
+const DSM_RANGE_BYTES = 16;
+
+/** The namespace of the command; undefined after `request.status` was set to why not. */
+function namespaceOf(request: Request): Namespace | undefined {
+  const nsid = sqeNsid(request.sqe, request.sqeBase);
+  const controller = request.queuePair.controller!;
+  const namespace = controller.namespace(nsid);
+  if (namespace === undefined) {
+    const valid = nsid !== 0 && nsid <= controller.subsystem.nsidMax;
+    request.status = request.fail(valid ? Status.InvalidField : Status.InvalidNamespaceOrFormat, 4);
+    return undefined;
+  }
+  request.namespace = namespace;
+  return namespace;
+}
+
+/** SLBA and NLB against the namespace; sets the request's range. */
+function range(request: Request, namespace: Namespace): number {
+  const slba = sqeSlba(request.sqe, request.sqeBase);
+  const blocks = sqeBlockCount(request.sqe, request.sqeBase);
+  if (slba + blocks > namespace.blockCount) return Status.LbaOutOfRange | DNR;
+  request.offsetBytes = slba * namespace.blockSize;
+  request.lengthBytes = blocks << namespace.blockShift;
+  return 0;
+}
+
+function prepareRead(request: Request): number {
+  const namespace = namespaceOf(request);
+  if (namespace === undefined) return request.status;
+  const status = range(request, namespace);
+  if (status !== 0) return status;
+  const bytes = request.lengthBytes;
+  if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(48);
+  request.direction = Direction.ControllerToHost;
+  request.transferBytes = bytes;
+  request.bufferBytes = namespace.readNeedsBuffer ? bytes : 0;
+  request.fua = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_FUA) !== 0;
+  return 0;
+}
+
+function executeRead(request: Request): void {
+  request.namespace!.read(request);
+}
+
+function prepareWrite(request: Request): number {
+  const namespace = namespaceOf(request);
+  if (namespace === undefined) return request.status;
+  if (namespace.readOnly) return Status.NamespaceWriteProtected | DNR;
+  const status = range(request, namespace);
+  if (status !== 0) return status;
+  const bytes = request.lengthBytes;
+  if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(48);
+  request.direction = Direction.HostToController;
+  request.transferBytes = bytes;
+  request.fua = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_FUA) !== 0;
+  return 0;
+}
+
+function executeWrite(request: Request): void {
+  request.namespace!.write(request);
+}
+
+/** FFFFFFFFh flushes every attached namespace (VWC bits 2:1 = 11b). */
+function prepareFlush(request: Request): number {
+  if (sqeNsid(request.sqe, request.sqeBase) === NSID_ALL) return 0;
+  return namespaceOf(request) === undefined ? request.status : 0;
+}
+
+function executeFlush(request: Request): void {
+  if (request.namespace !== undefined) {
+    request.namespace.flush(request);
+    return;
+  }
+  request.progress = 0;
+  flushNext(request, 0);
+}
+
+function flushNext(request: Request, status: number): void {
+  const namespaces = request.queuePair.controller?.subsystem.namespaces ?? [];
+  let nsid = request.progress + 1;
+  while (nsid < namespaces.length && namespaces[nsid] === undefined) nsid++;
+  if (status !== 0 || nsid >= namespaces.length) {
+    request.finish(status);
+    return;
+  }
+  request.progress = nsid;
+  request.continuation = flushNext;
+  namespaces[nsid]!.flush(request);
+}
+
+function prepareWriteZeroes(request: Request): number {
+  const namespace = namespaceOf(request);
+  if (namespace === undefined) return request.status;
+  if (namespace.readOnly) return Status.NamespaceWriteProtected | DNR;
+  const cdw12 = sqeCdw12(request.sqe, request.sqeBase);
+  if ((cdw12 & CDW12_CHECKS) !== 0) return request.invalidField(51);
+  request.fua = (cdw12 & CDW12_FUA) !== 0;
+  return range(request, namespace);
+}
+
+function executeWriteZeroes(request: Request): void {
+  const mayDeallocate = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_DEAC) !== 0;
+  request.namespace!.writeZeroes(request, mayDeallocate && request.namespace!.backend.readsZeroAfterDeallocate);
+}
+
+function prepareDsm(request: Request): number {
+  const namespace = namespaceOf(request);
+  if (namespace === undefined) return request.status;
+  const deallocates = (sqeCdw11(request.sqe, request.sqeBase) & DSM_DEALLOCATE) !== 0;
+  if (deallocates && namespace.readOnly) return Status.NamespaceWriteProtected | DNR;
+  request.direction = Direction.HostToController;
+  request.transferBytes = ((sqeCdw10(request.sqe, request.sqeBase) & 0xff) + 1) * DSM_RANGE_BYTES;
+  return 0;
+}
+
+function executeDsm(request: Request): void {
+  request.retain();
+  const namespace = request.namespace!;
+  const data = request.data();
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  for (let at = 0; at < data.length; at += DSM_RANGE_BYTES) {
+    if (rangeSlba(view, at) + view.getUint32(at + 4, true) > namespace.blockCount) {
+      request.finish(Status.LbaOutOfRange | DNR);
+      return;
+    }
+  }
+  if ((sqeCdw11(request.sqe, request.sqeBase) & DSM_DEALLOCATE) === 0) {
+    request.finish(0); // hints only
+    return;
+  }
+  request.progress = 0;
+  deallocateNext(request, 0);
+}
+
+const rangeSlba = (view: DataView, at: number): number =>
+  view.getUint32(at + 8, true) + view.getUint32(at + 12, true) * 0x1_0000_0000;
+
+/** One range after the other. */
+function deallocateNext(request: Request, status: number): void {
+  const data = request.data();
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  const namespace = request.namespace!;
+  let at = request.progress * DSM_RANGE_BYTES;
+  while (at < data.length && view.getUint32(at + 4, true) === 0) at += DSM_RANGE_BYTES;
+  if (status !== 0 || at >= data.length) {
+    request.finish(status);
+    return;
+  }
+  request.progress = at / DSM_RANGE_BYTES + 1;
+  request.offsetBytes = rangeSlba(view, at) * namespace.blockSize;
+  request.lengthBytes = view.getUint32(at + 4, true) * namespace.blockSize;
+  request.continuation = deallocateNext;
+  namespace.deallocate(request);
+}
+
+/** What an I/O queue serves. */
+export const ioCommandSet: CommandSet = commandSet({
+  [IoOpcode.Flush]: { prepare: prepareFlush, execute: executeFlush },
+  [IoOpcode.Write]: { prepare: prepareWrite, execute: executeWrite },
+  [IoOpcode.Read]: { prepare: prepareRead, execute: executeRead },
+  [IoOpcode.WriteZeroes]: { prepare: prepareWriteZeroes, execute: executeWriteZeroes },
+  [IoOpcode.DatasetManagement]: { prepare: prepareDsm, execute: executeDsm },
+});

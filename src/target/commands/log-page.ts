@@ -1,0 +1,189 @@
+/** Get Log Page, as one table of what is served. Base 2.1 section 5.1.12. */
+
+import { NSID_ALL } from '../../spec/identify.ts';
+import { LogPage } from '../../spec/log-page.ts';
+import { AdminOpcode, Direction, FABRICS_OPCODE } from '../../spec/opcode.ts';
+import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
+import { encodeNsidList } from '../../wire/cold/lists.ts';
+import { effectsLogCodec } from '../../wire/cold/log-effects.ts';
+import { errorLogEntryCodec } from '../../wire/cold/log-error.ts';
+import { featureEffectsCodec } from '../../wire/cold/log-feature-effects.ts';
+import { firmwareLogCodec } from '../../wire/cold/log-firmware.ts';
+import { smartLogCodec } from '../../wire/cold/log-smart.ts';
+import { supportedLogPagesCodec } from '../../wire/cold/log-supported.ts';
+import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw14, sqeNsid } from '../../wire/sqe.ts';
+import type { Controller } from '../controller.ts';
+import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import type { Request } from '../request.ts';
+import { type CommandHandler, opcodesOf } from './command-set.ts';
+import { featuresOf } from './feature.ts';
+import { ioCommandSet } from './io.ts';
+import { FIRMWARE_REVISION, TRANSFER_BYTES_MAX } from './limits.ts';
+
+interface LogEntry {
+  readonly onIo: boolean;
+  readonly onDiscovery: boolean;
+  /** The whole page. @returns a status where the command's own fields do not fit */
+  build(request: Request, controller: Controller): Uint8Array | number;
+  /** Read with RAE 0. */
+  clear?(controller: Controller): void;
+}
+
+/** Composite temperature that a program has: 30 degrees Celsius. */
+const TEMPERATURE_KELVIN = 303;
+const DATA_UNIT_BYTES = 512_000;
+const CSUPP = 0x1;
+const LBCC = 0x2;
+/** Scope: namespace, controller. */
+const SCOPE_NAMESPACE = 1 << 20;
+const SCOPE_CONTROLLER = 1 << 21;
+const TRTYPE_TCP = 3;
+
+function errorInformation(_request: Request, controller: Controller): Uint8Array {
+  const page = new Uint8Array(ERROR_LOG_ENTRIES * errorLogEntryCodec.size);
+  controller.errorLog.entries().forEach((entry, i) => {
+    errorLogEntryCodec.encodeInto(page, i * errorLogEntryCodec.size, {
+      errorCount: BigInt(entry.errorCount),
+      sqid: entry.sqid,
+      cmdid: entry.cid,
+      statusField: (entry.status << 1) & 0xffff,
+      parmErrorLocation: entry.location,
+      lba: BigInt(entry.lba),
+      nsid: entry.nsid,
+      trtype: TRTYPE_TCP,
+      opcode: entry.opcode,
+    });
+  });
+  return page;
+}
+
+function smartHealth(request: Request, controller: Controller): Uint8Array | number {
+  const nsid = sqeNsid(request.sqe, request.sqeBase);
+  // LPA bit 0 is clear: one page for the controller
+  if (nsid !== 0 && nsid !== NSID_ALL) return request.invalidField(4);
+  let readBytes = 0;
+  let writtenBytes = 0;
+  let readCommands = 0;
+  let writeCommands = 0;
+  for (const namespace of controller.subsystem.activeNamespaces()) {
+    readBytes += namespace.readBytes;
+    writtenBytes += namespace.writtenBytes;
+    readCommands += namespace.readCommands;
+    writeCommands += namespace.writeCommands;
+  }
+  const hours = Math.floor((controller.nowMs() - controller.subsystem.startedMs) / 3_600_000);
+  return smartLogCodec.encode({
+    temperature: TEMPERATURE_KELVIN,
+    availSpare: 100,
+    spareThresh: 10,
+    dataUnitsRead: BigInt(Math.ceil(readBytes / DATA_UNIT_BYTES)),
+    dataUnitsWritten: BigInt(Math.ceil(writtenBytes / DATA_UNIT_BYTES)),
+    hostReadCommands: BigInt(readCommands),
+    hostWriteCommands: BigInt(writeCommands),
+    powerCycles: 1n,
+    powerOnHours: BigInt(Math.max(0, hours)),
+    numErrLogEntries: BigInt(controller.errorLog.count),
+  });
+}
+
+/** Commands Supported and Effects, from the command sets themselves. */
+function effects(request: Request, controller: Controller): Uint8Array | number {
+  if (sqeCdw14(request.sqe, request.sqeBase) >>> 24 !== 0) return request.invalidField(59);
+  const acs = new Array<number>(256).fill(0);
+  const iocs = new Array<number>(256).fill(0);
+  for (const opcode of opcodesOf(request.queuePair.commandSet)) {
+    if (opcode !== FABRICS_OPCODE) acs[opcode] = CSUPP | (opcode === AdminOpcode.SetFeatures ? SCOPE_CONTROLLER : 0);
+  }
+  if (!controller.subsystem.isDiscovery) {
+    for (const opcode of opcodesOf(ioCommandSet))
+      iocs[opcode] = CSUPP | SCOPE_NAMESPACE | ((opcode & 1) !== 0 || opcode === 8 ? LBCC : 0);
+  }
+  return effectsLogCodec.encode({ acs, iocs });
+}
+
+function featureEffects(_request: Request, controller: Controller): Uint8Array {
+  const fids = new Array<number>(256).fill(0);
+  for (const feature of featuresOf(controller)) fids[feature.fid] = CSUPP | SCOPE_CONTROLLER;
+  return featureEffectsCodec.encode({ fis: fids });
+}
+
+const PAGES: Readonly<Record<number, LogEntry>> = {
+  [LogPage.SupportedLogPages]: { onIo: true, onDiscovery: true, build: supportedPages },
+  [LogPage.ErrorInformation]: { onIo: true, onDiscovery: true, build: errorInformation },
+  [LogPage.SmartHealth]: { onIo: true, onDiscovery: false, build: smartHealth },
+  [LogPage.FirmwareSlot]: {
+    onIo: true,
+    onDiscovery: false,
+    build: () => firmwareLogCodec.encode({ afi: 1, frs: [{ fr: FIRMWARE_REVISION }] }),
+  },
+  [LogPage.ChangedNamespaces]: {
+    onIo: true,
+    onDiscovery: false,
+    build: (_request, controller) => encodeNsidList(controller.changedNamespaces()),
+    clear: (controller) => controller.clearChangedNamespaces(),
+  },
+  [LogPage.CommandsSupportedAndEffects]: { onIo: true, onDiscovery: true, build: effects },
+  [LogPage.FeatureEffects]: { onIo: true, onDiscovery: true, build: featureEffects },
+  [LogPage.Discovery]: {
+    onIo: false,
+    onDiscovery: true,
+    build: (_request, controller) => controller.subsystem.events.discoveryPage(controller),
+  },
+};
+
+function supportedPages(_request: Request, controller: Controller): Uint8Array {
+  const lids = new Array<number>(256).fill(0);
+  for (const [lid, entry] of Object.entries(PAGES)) {
+    if (controller.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) lids[Number(lid)] = CSUPP;
+  }
+  return supportedLogPagesCodec.encode({ lids });
+}
+
+function find(request: Request): LogEntry | undefined {
+  const entry = PAGES[sqeCdw10(request.sqe, request.sqeBase) & 0xff];
+  if (entry === undefined) return undefined;
+  return (request.queuePair.controller!.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) ? entry : undefined;
+}
+
+const CDW10_RAE = 0x8000;
+const CDW14_INDEX_OFFSET = 0x0080_0000;
+
+export const getLogPage: CommandHandler = {
+  prepare(request): number {
+    const { sqe, sqeBase } = request;
+    if (find(request) === undefined) return request.fail(SpecificStatus.InvalidLogPage, 40);
+    const dwords = (sqeCdw10(sqe, sqeBase) >>> 16) + (sqeCdw11(sqe, sqeBase) & 0xffff) * 0x1_0000 + 1;
+    const bytes = dwords * 4;
+    if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(42);
+    if ((sqeCdw12(sqe, sqeBase) & 3) !== 0) return request.invalidField(48);
+    // no page offers index offsets
+    if ((sqeCdw14(sqe, sqeBase) & CDW14_INDEX_OFFSET) !== 0) return request.invalidField(58, 7);
+    request.direction = Direction.ControllerToHost;
+    request.transferBytes = bytes;
+    return 0;
+  },
+  execute(request): void {
+    const { sqe, sqeBase } = request;
+    const controller = request.queuePair.controller!;
+    const entry = find(request)!;
+    const page = entry.build(request, controller);
+    if (typeof page === 'number') {
+      request.finish(page | DNR);
+      return;
+    }
+    const offset = sqeCdw12(sqe, sqeBase) + sqeCdw13(sqe, sqeBase) * 2 ** 32;
+    if (offset > page.length) {
+      request.finish(request.invalidField(48));
+      return;
+    }
+    // what the page does not have reads as zero: hosts ask for more than a short page holds
+    const answer = new Uint8Array(request.transferBytes);
+    answer.set(page.subarray(offset, offset + answer.length));
+    request.answer(answer);
+    if ((sqeCdw10(sqe, sqeBase) & CDW10_RAE) === 0) {
+      entry.clear?.(controller);
+      controller.asyncEvents.logRead(sqeCdw10(sqe, sqeBase) & 0xff);
+    }
+    request.finish(Status.Success);
+  },
+};

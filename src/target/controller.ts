@@ -1,0 +1,311 @@
+/**
+ * One controller: an association of a host with a subsystem. Properties and the enable / shutdown / reset state machine (Base 2.1 sections
+ * 3.1.4, 3.5, 3.6), keep alive, features, asynchronous events, and its queue pairs.
+ */
+import { ControllerType } from '../spec/identify.ts';
+import { AsyncEventBit, AsyncNotice, LogPage } from '../spec/log-page.ts';
+import { Cc, Csts, NVME_VERSION_2_1, Property } from '../spec/property.ts';
+import { DNR, Status } from '../spec/status.ts';
+import type { Clock, Timer } from '../util/clock.ts';
+import { AsyncEvents } from './async-events.ts';
+import { ErrorLog } from './error-log.ts';
+import type { Namespace } from './namespace.ts';
+import type { QueuePair } from './queue-pair.ts';
+import type { Subsystem } from './subsystem.ts';
+
+/** KAS: granularity of the keep alive timer, 100 ms units. */
+export const KEEP_ALIVE_GRANULARITY_100MS = 1;
+/** The longest keep alive timeout accepted: a day. */
+export const KATO_MS_MAX: number = 24 * 3600 * 1000;
+/** A discovery controller without keep alive is dropped when idle this long (Base 2.1 section 3.1.3.3). */
+const DISCOVERY_IDLE_MS = 120_000;
+/** After admin Connect, or after a reset, the host has this long to enable (Base 2.1 section 3.3.2.3). */
+const ENABLE_TIMEOUT_MS = 120_000;
+/** CAP.TO and CRTO: ready within 7.5 s (500 ms units). */
+const READY_TIMEOUT_500MS = 15;
+const CHANGED_NAMESPACES_MAX = 1024;
+
+export interface ControllerOptions {
+  readonly cntlid: number;
+  readonly hostnqn: string;
+  /** 16 bytes. */
+  readonly hostid: Uint8Array;
+  readonly katoMs: number;
+  /** CAP.MQES + 1. */
+  readonly queueEntriesMax: number;
+  /** In-capsule data that its I/O queues take (IOCCSZ). */
+  readonly inCapsuleBytes: number;
+  readonly portId: number;
+}
+
+export class Controller {
+  readonly subsystem: Subsystem;
+  readonly cntlid: number;
+  readonly hostnqn: string;
+  readonly hostid: Uint8Array;
+  readonly portId: number;
+  readonly kind: number;
+  readonly queueEntriesMax: number;
+  readonly inCapsuleBytes: number;
+  readonly errorLog: ErrorLog = new ErrorLog();
+  readonly asyncEvents: AsyncEvents = new AsyncEvents();
+  readonly #clock: Clock;
+
+  /** The gate: Admin and I/O commands run only when true. */
+  ready = false;
+  /** Set by every command; the keep alive timer clears it. */
+  active = false;
+  cc = 0;
+  csts = 0;
+  katoMs: number;
+  /** Feature 07h: I/O queues that may be connected. */
+  ioQueuesMax: number;
+  /** Values of simple features (dword), by FID. */
+  readonly features: Map<number, number> = new Map<number, number>();
+  /** Feature 0Eh: set value minus the clock at that time, in ms; NaN if never set. */
+  timestampOffsetMs: number = Number.NaN;
+  readonly #changedNamespaces = new Set<number>();
+  readonly startedMs: number;
+
+  #admin: QueuePair | undefined;
+  readonly #ioQueues = new Map<number, QueuePair>();
+  #keepAlive: Timer | undefined;
+  #enableTimer: Timer | undefined;
+  #closed = false;
+
+  constructor(subsystem: Subsystem, options: ControllerOptions, clock: Clock) {
+    this.subsystem = subsystem;
+    this.kind = subsystem.isDiscovery ? ControllerType.Discovery : ControllerType.Io;
+    this.cntlid = options.cntlid;
+    this.hostnqn = options.hostnqn;
+    this.hostid = options.hostid;
+    this.katoMs = options.katoMs;
+    this.portId = options.portId;
+    this.queueEntriesMax = options.queueEntriesMax;
+    this.inCapsuleBytes = options.inCapsuleBytes;
+    this.ioQueuesMax = subsystem.ioQueuesMax;
+    this.#clock = clock;
+    this.startedMs = clock.nowMs();
+    this.#armEnable();
+    // an explicit persistent connection to a discovery controller gets change events by itself (Base 2.1 section 3.1.3.3)
+    if (subsystem.isDiscovery && options.katoMs > 0) this.asyncEvents.configuration = AsyncEventBit.DiscoveryChange;
+  }
+
+  // ---- properties ----------------------------------------------------------------------------------------------------------------
+
+  /** CAP: MQES, CQR, TO, NVM command set, CRWMS. */
+  get cap(): bigint {
+    return (
+      BigInt(this.queueEntriesMax - 1) | (1n << 16n) | (BigInt(READY_TIMEOUT_500MS) << 24n) | (1n << 37n) | (1n << 59n)
+    );
+  }
+
+  /** @returns the property's value, or undefined if it does not exist with that width */
+  getProperty(offset: number, bytes: 4 | 8): bigint | undefined {
+    if (bytes === 8) return offset === Property.CAP ? this.cap : undefined;
+    switch (offset) {
+      case Property.VS:
+        return BigInt(NVME_VERSION_2_1);
+      case Property.CC:
+        return BigInt(this.cc >>> 0);
+      case Property.CSTS:
+        return BigInt(this.csts >>> 0);
+      case Property.CRTO:
+        return BigInt(READY_TIMEOUT_500MS);
+      default:
+        return undefined;
+    }
+  }
+
+  /** CC was written. */
+  setConfiguration(value: number): void {
+    const wasEnabled = (this.cc & Cc.EN) !== 0;
+    const enable = (value & Cc.EN) !== 0;
+    const shutdown = (value >>> Cc.shnShift) & Cc.shnMask;
+    const shutdownBefore = (this.cc >>> Cc.shnShift) & Cc.shnMask;
+    this.cc = value >>> 0;
+    if (wasEnabled && !enable) {
+      this.#reset();
+      return;
+    }
+    if (!wasEnabled && enable) {
+      this.csts &= ~(Csts.shstMask | Csts.RDY);
+      if (this.#configurationIsValid(value)) {
+        this.csts |= Csts.RDY;
+        this.#enableTimer?.cancel();
+        this.#enableTimer = undefined;
+      } else {
+        this.csts |= Csts.CFS;
+      }
+    }
+    if (shutdown !== 0 && shutdownBefore !== shutdown) {
+      // every command that was completed stays completed; nothing of ours is lost by power, so the shutdown is done at once
+      this.csts = (this.csts & ~Csts.shstMask) | Csts.shstComplete;
+    }
+    this.ready = (this.csts & (Csts.RDY | Csts.CFS | Csts.shstMask)) === Csts.RDY;
+    this.#armKeepAlive();
+  }
+
+  #configurationIsValid(value: number): boolean {
+    const css = (value >>> Cc.cssShift) & Cc.cssMask;
+    if (((value >>> Cc.mpsShift) & Cc.mpsMask) !== 0 || ((value >>> Cc.amsShift) & Cc.amsMask) !== 0) return false;
+    if (css !== 0 && css !== 0b111) return false;
+    if (this.kind !== ControllerType.Io) return true;
+    return ((value >>> Cc.iosqesShift) & Cc.iosqesMask) === 6 && ((value >>> Cc.iocqesShift) & Cc.iocqesMask) === 4;
+  }
+
+  /** Controller Level Reset: I/O queues go, AERs vanish, features fall back; the admin connection stays. */
+  #reset(): void {
+    this.ready = false;
+    this.csts = 0;
+    this.cc = 0;
+    this.#keepAlive?.cancel();
+    this.#keepAlive = undefined;
+    this.#dropAsyncEvents();
+    this.features.clear();
+    this.#changedNamespaces.clear();
+    for (const pair of [...this.#ioQueues.values()]) {
+      this.#ioQueues.delete(pair.qid);
+      pair.transport.close('controller reset');
+    }
+    this.#armEnable();
+  }
+
+  #dropAsyncEvents(): void {
+    for (const request of this.asyncEvents.reset()) request.queuePair.release(request);
+  }
+
+  #armEnable(): void {
+    this.#enableTimer?.cancel();
+    this.#enableTimer = this.#clock.setTimer(() => this.close('not enabled within two minutes'), ENABLE_TIMEOUT_MS);
+  }
+
+  /** Controller Fatal Status: nothing works any more; the host must reset or reconnect. */
+  fatal(error: unknown): void {
+    this.csts |= Csts.CFS;
+    this.ready = false;
+    this.errorLog.addControllerError(Status.InternalError | DNR);
+    this.subsystem.events.fatal(this, error);
+    this.close('controller fatal status');
+  }
+
+  // ---- keep alive ----------------------------------------------------------------------------------------------------------------
+
+  /** @param katoMs 0 disables */
+  setKeepAlive(katoMs: number): void {
+    this.katoMs = katoMs;
+    this.#armKeepAlive();
+  }
+
+  /** Traffic based: one timer; a command since it was armed is enough to arm it again. Base 2.1 section 3.9. */
+  #armKeepAlive(): void {
+    this.#keepAlive?.cancel();
+    this.#keepAlive = undefined;
+    const intervalMs = this.katoMs > 0 ? this.katoMs : this.subsystem.isDiscovery ? DISCOVERY_IDLE_MS : 0;
+    if (intervalMs === 0 || !this.ready || this.#closed) return;
+    this.active = false;
+    this.#keepAlive = this.#clock.setTimer(() => {
+      if (this.active) {
+        this.#armKeepAlive();
+        return;
+      }
+      this.csts |= Csts.CFS;
+      this.ready = false;
+      this.errorLog.addControllerError(Status.KeepAliveTimerExpired | DNR);
+      this.close('keep alive timer expired');
+    }, intervalMs);
+  }
+
+  // ---- queue pairs ---------------------------------------------------------------------------------------------------------------
+
+  attachAdmin(pair: QueuePair): void {
+    this.#admin = pair;
+  }
+
+  /** @returns false if the id is taken */
+  attachIo(pair: QueuePair, qid: number): boolean {
+    if (this.#ioQueues.has(qid)) return false;
+    this.#ioQueues.set(qid, pair);
+    return true;
+  }
+
+  hasQueue(qid: number): boolean {
+    return qid === 0 ? this.#admin !== undefined : this.#ioQueues.has(qid);
+  }
+
+  queue(qid: number): QueuePair | undefined {
+    return qid === 0 ? this.#admin : this.#ioQueues.get(qid);
+  }
+
+  get ioQueueCount(): number {
+    return this.#ioQueues.size;
+  }
+
+  /** Addresses of the connections, admin first. */
+  peers(): string[] {
+    return [this.#admin, ...this.#ioQueues.values()]
+      .filter((pair) => pair !== undefined)
+      .map((pair) => pair.transport.peer);
+  }
+
+  /** A queue's connection is gone. Individual queue deletion is not supported, so the association ends (Base 2.1 section 3.3.2.4). */
+  queueClosed(pair: QueuePair, reason: string): void {
+    if (pair.qid === 0) {
+      if (this.#admin === pair) this.#admin = undefined;
+    } else {
+      // a reset has taken the pair out already: the association goes on
+      if (this.#ioQueues.get(pair.qid) !== pair) return;
+      this.#ioQueues.delete(pair.qid);
+    }
+    this.close(reason);
+  }
+
+  /** Ends the association: every connection closes, the controller is free. Idempotent. */
+  close(reason: string): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.ready = false;
+    this.#keepAlive?.cancel();
+    this.#enableTimer?.cancel();
+    this.#dropAsyncEvents();
+    const pairs = [this.#admin, ...this.#ioQueues.values()];
+    this.#admin = undefined;
+    this.#ioQueues.clear();
+    for (const pair of pairs) pair?.transport.close(reason);
+    this.subsystem.controllerClosed(this, reason);
+  }
+
+  nowMs(): number {
+    return this.#clock.nowMs();
+  }
+
+  // ---- namespaces and events -----------------------------------------------------------------------------------------------------
+
+  namespace(nsid: number): Namespace | undefined {
+    return this.subsystem.namespaces[nsid];
+  }
+
+  /** A namespace came, went or changed: the host is told through log page 04h. */
+  namespaceChanged(nsid: number): void {
+    this.#changedNamespaces.add(nsid);
+    this.asyncEvents.notice(
+      AsyncNotice.NamespaceAttribute,
+      LogPage.ChangedNamespaces,
+      AsyncEventBit.NamespaceAttribute,
+    );
+  }
+
+  /** NSIDs of log page 04h, ascending; a single FFFFFFFFh if there are too many. */
+  changedNamespaces(): number[] {
+    if (this.#changedNamespaces.size > CHANGED_NAMESPACES_MAX) return [0xffffffff];
+    return [...this.#changedNamespaces].sort((a, b) => a - b);
+  }
+
+  clearChangedNamespaces(): void {
+    this.#changedNamespaces.clear();
+  }
+
+  discoveryChanged(): void {
+    this.asyncEvents.notice(AsyncNotice.DiscoveryChange, LogPage.Discovery, AsyncEventBit.DiscoveryChange);
+  }
+}

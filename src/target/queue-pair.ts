@@ -1,0 +1,170 @@
+// @hot
+/**
+ * One SQ/CQ pair: its slots, SQHD, and the way of a command: acquire -> (transport copies the SQE) -> prepare -> (transport moves the data) ->
+ * execute -> completed -> (transport sends the answer) -> release. Knows neither sockets nor guest memory.
+ */
+import { FABRICS_OPCODE } from '../spec/opcode.ts';
+import { DNR, MORE, STATUS_CODE_MASK, Status } from '../spec/status.ts';
+import type { BufferPool } from '../util/buffer-pool.ts';
+import { SQE_BYTES, sqeCid, sqeFlags, sqeOpcode } from '../wire/sqe.ts';
+import type { CommandSet } from './commands/command-set.ts';
+import type { Controller } from './controller.ts';
+import { NO_ERROR_LOCATION, Request } from './request.ts';
+
+/** What the core needs from the transport of one queue pair. */
+export interface QueueTransport {
+  /** The request is complete: send status and, if it moves data to the host, `segments`; then call `QueuePair.release`. */
+  complete(request: Request): void;
+  /** Connect succeeded on this queue. */
+  connected(): void;
+  /** Takes back a request that has not reached the backend and completes it as aborted; false if it is too late. */
+  abort(request: Request): boolean;
+  /** Closes the connection (or deletes the queue); idempotent. `reason` is for the log. */
+  close(reason: string): void;
+  /** For logs and `list` views: the peer's address. */
+  readonly peer: string;
+}
+
+export class QueuePair {
+  readonly transport: QueueTransport;
+  readonly #pool: BufferPool;
+  /** Undefined until Connect succeeded. */
+  controller: Controller | undefined = undefined;
+  commandSet: CommandSet;
+  qid = 0;
+  /** Entries of the submission queue; as many commands may be outstanding. */
+  depth = 0;
+  sqhd = 0;
+  /** DISSQFC was accepted: SQHD is not reported. */
+  flowControl = true;
+  requests: Request[] = [];
+  #free: Int32Array = new Int32Array(0);
+  #freeCount = 0;
+  /** CID of each slot, -1 if free. */
+  #cids: Int32Array = new Int32Array(0);
+  #sqes: DataView = new DataView(new ArrayBuffer(0));
+  closed = false;
+
+  /** @param commandSet what is served before Connect */
+  constructor(transport: QueueTransport, commandSet: CommandSet, pool: BufferPool, depth: number) {
+    this.transport = transport;
+    this.commandSet = commandSet;
+    this.#pool = pool;
+    this.#allocate(depth);
+  }
+
+  #allocate(depth: number): void {
+    const first = this.requests.length;
+    if (depth > first) {
+      this.#sqes = new DataView(new ArrayBuffer((depth - first) * SQE_BYTES));
+      const cids = new Int32Array(depth).fill(-1);
+      cids.set(this.#cids);
+      this.#cids = cids;
+      const free = new Int32Array(depth);
+      free.set(this.#free.subarray(0, this.#freeCount));
+      this.#free = free;
+      for (let slot = depth - 1; slot >= first; slot--) this.#free[this.#freeCount++] = slot;
+      for (let slot = first; slot < depth; slot++) {
+        this.requests.push(new Request(this, slot, this.#sqes, (slot - first) * SQE_BYTES, this.#pool));
+      }
+    }
+    this.depth = depth;
+  }
+
+  /** Connect succeeded: the pair now belongs to `controller`. */
+  attach(controller: Controller, commandSet: CommandSet, qid: number, depth: number, flowControl: boolean): void {
+    this.controller = controller;
+    this.commandSet = commandSet;
+    this.qid = qid;
+    this.flowControl = flowControl;
+    this.#allocate(depth);
+    this.sqhd = 0;
+  }
+
+  get outstanding(): number {
+    return this.requests.length - this.#freeCount;
+  }
+
+  /** A free slot, or undefined if the host has more commands outstanding than the queue holds (a fatal error). */
+  acquire(): Request | undefined {
+    if (this.#freeCount === 0) return undefined;
+    const request = this.requests[this.#free[--this.#freeCount]!]!;
+    request.inUse = true;
+    return request;
+  }
+
+  /** The answer is on its way and nothing of the request is needed any more. */
+  release(request: Request): void {
+    this.#cids[request.slot] = -1;
+    request.reset();
+    this.#free[this.#freeCount++] = request.slot;
+  }
+
+  /**
+   * Decodes and checks the command; sets `direction` and `transferBytes`.
+   * @returns 0, or the status to finish with: the command must not be executed then
+   */
+  prepare(request: Request): number {
+    const sqe = request.sqe;
+    const base = request.sqeBase;
+    const opcode = sqeOpcode(sqe, base);
+    const cid = sqeCid(sqe, base);
+    request.opcode = opcode;
+    request.cid = cid;
+    const outstanding = this.requests.length - this.#freeCount;
+    if (outstanding > 1 && this.#isOutstanding(cid)) return Status.CommandIdConflict | DNR;
+    this.#cids[request.slot] = cid;
+    const controller = this.controller;
+    if (controller !== undefined) {
+      controller.active = true;
+      // one gate for every command; Fabrics commands pass whatever the controller's state
+      if (!controller.ready && opcode !== FABRICS_OPCODE) return Status.CommandSequenceError | DNR;
+    }
+    // PSDT: 01b, or 10b; 00b only where no data moves (checked with the direction); FUSE: nothing fused is supported
+    const flags = sqeFlags(sqe, base);
+    if ((flags & 0x03) !== 0 || (flags & 0xc0) === 0xc0) return request.invalidField(1, (flags & 0x03) !== 0 ? 0 : 6);
+    const prepare = this.commandSet.prepare[opcode];
+    if (prepare === undefined) return request.fail(Status.InvalidOpcode, 0);
+    const status = prepare(request);
+    if (status === 0 && request.direction !== 0 && (flags & 0xc0) === 0) return request.invalidField(1, 6);
+    return status;
+  }
+
+  #isOutstanding(cid: number): boolean {
+    const cids = this.#cids;
+    for (let i = 0; i < cids.length; i++) if (cids[i] === cid) return true;
+    return false;
+  }
+
+  /** The command whose data is complete. */
+  execute(request: Request): void {
+    this.commandSet.execute[request.opcode]!(request);
+  }
+
+  /** The outstanding request with this CID, for Abort. */
+  find(cid: number): Request | undefined {
+    const slot = this.#cids.indexOf(cid);
+    return slot < 0 ? undefined : this.requests[slot];
+  }
+
+  /** For `Request.finish` only. */
+  completed(request: Request): void {
+    if (request.status !== 0) this.#failed(request);
+    if (this.flowControl) this.sqhd = this.sqhd + 1 >= this.depth ? 0 : this.sqhd + 1;
+    this.transport.complete(request);
+  }
+
+  #failed(request: Request): void {
+    if (request.errorLocation === NO_ERROR_LOCATION || (request.status & MORE) === 0) return;
+    // a Connect that fails makes no entry (Base 2.1, section 6.3): there is no controller then
+    if (this.controller === undefined) request.status &= ~MORE;
+    else this.controller.errorLog.add(request, request.status & (STATUS_CODE_MASK | DNR | MORE));
+  }
+
+  /** The connection is gone: every outstanding request is dropped once the backend gave it back. */
+  detached(reason: string): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.controller?.queueClosed(this, reason);
+  }
+}

@@ -1,0 +1,180 @@
+// @hot
+/**
+ * The unit of work: one command in flight. Allocated once per queue slot when the queue pair is made, reused for ever (DESIGN section 3).
+ * A transport fills the SQE and moves the data; the core decides what the command means; `complete` brings it back to the transport.
+ */
+import type { BlockIo } from '../backend/block-backend.ts';
+import { AdminOpcode } from '../spec/opcode.ts';
+import { DNR, MORE, Status } from '../spec/status.ts';
+import type { BufferPool } from '../util/buffer-pool.ts';
+import type { Namespace } from './namespace.ts';
+import type { QueuePair } from './queue-pair.ts';
+
+const EMPTY = new Uint8Array(0);
+/** Parameter Error Location "no specific field" (Base 2.1, Error Information log). */
+export const NO_ERROR_LOCATION = 0xffff;
+
+/** Runs when a step of a command that takes several backend operations is done. */
+export type Continuation = (request: Request, status: number) => void;
+
+export class Request implements BlockIo {
+  readonly queuePair: QueuePair;
+  /** Index within the queue pair; transports use it as TTAG. */
+  readonly slot: number;
+  /** The SQE: 64 bytes of `sqe` at `sqeBase`. */
+  readonly sqe: DataView;
+  readonly sqeBase: number;
+  readonly #pool: BufferPool;
+
+  opcode = 0;
+  cid = 0;
+  /** Between `acquire` and `release`. */
+  inUse = false;
+  /** Direction of the data (spec/opcode.ts Direction), and how many bytes the command moves; decided by `QueuePair.prepare`. */
+  direction = 0;
+  transferBytes = 0;
+  namespace: Namespace | undefined = undefined;
+  offsetBytes: number = Number.NaN;
+  lengthBytes = 0;
+  fua = false;
+  readonly segments: Uint8Array[] = [EMPTY];
+  segmentCount = 0;
+  /** Answer: 15-bit status, DW0, DW1. */
+  status = 0;
+  result0 = 0;
+  result1 = 0;
+  /** Byte of the SQE (bits 7:0) and bit (10:8) that was wrong. */
+  errorLocation: number = NO_ERROR_LOCATION;
+  /** Where a command that needs several backend operations goes on. */
+  continuation: Continuation | undefined = undefined;
+  /** That command's progress: an index into its ranges. */
+  progress = 0;
+  /** What SQHD says where flow control is disabled: FFFFh in the Connect response, else 0 (Base 2.1 section 6.3). */
+  sqhdWithoutFlowControl = 0;
+  /** Owned by the transport: its own state of this slot. */
+  transportState = 0;
+  /** Data bytes received so far (transport). */
+  receivedBytes = 0;
+  /** Bytes counted against the connection's buffers until release (transport). */
+  countedBytes = 0;
+  /** The one segment is the transport's receive buffer: gone after this turn unless retained. */
+  transient = false;
+  /** Buffer bytes that executing it takes (a read from a backend that lends none); decided by `QueuePair.prepare`. */
+  bufferBytes = 0;
+  #pooled: Uint8Array | undefined = undefined;
+
+  constructor(queuePair: QueuePair, slot: number, sqe: DataView, sqeBase: number, pool: BufferPool) {
+    this.queuePair = queuePair;
+    this.slot = slot;
+    this.sqe = sqe;
+    this.sqeBase = sqeBase;
+    this.#pool = pool;
+  }
+
+  /** True if `segments` came from the pool: the slot then stays taken until they are sent. */
+  get holdsBuffer(): boolean {
+    return this.#pooled !== undefined;
+  }
+
+  lend(view: Uint8Array): void {
+    this.segments[this.segmentCount++] = view;
+  }
+
+  provide(): Uint8Array {
+    return this.hold(this.lengthBytes);
+  }
+
+  retain(): void {
+    if (!this.transient) return;
+    this.transient = false;
+    const source = this.segments[0]!;
+    this.hold(source.length).set(source);
+  }
+
+  /** An AER waits for an event, not for us. */
+  get isAsyncEvent(): boolean {
+    return this.queuePair.qid === 0 && this.opcode === AdminOpcode.AsyncEventRequest;
+  }
+
+  /** Takes one pooled buffer of `length` bytes as the only segment. */
+  hold(length: number): Uint8Array {
+    const buffer = this.#pool.take(length);
+    this.#pooled = buffer;
+    const view = buffer.length === length ? buffer : buffer.subarray(0, length);
+    this.segments[0] = view;
+    this.segmentCount = 1;
+    return view;
+  }
+
+  /** Answers with `data` (control path). The command's own length limits it. */
+  answer(data: Uint8Array): void {
+    this.segments[0] = data.length > this.transferBytes ? data.subarray(0, this.transferBytes) : data;
+    this.segmentCount = 1;
+  }
+
+  /** The command's data as one piece (control path; the transport put it there). */
+  data(): Uint8Array {
+    if (this.segmentCount === 1) return this.segments[0]!;
+    const whole = new Uint8Array(this.transferBytes);
+    let offset = 0;
+    for (let i = 0; i < this.segmentCount; i++) {
+      whole.set(this.segments[i]!, offset);
+      offset += this.segments[i]!.length;
+    }
+    return whole;
+  }
+
+  /** Invalid Field in Command, naming the SQE byte (and bit) at fault. */
+  invalidField(byte: number, bit = 0): number {
+    return this.fail(Status.InvalidField, byte, bit);
+  }
+
+  /** `status` with Do Not Retry, naming the SQE byte (and bit) at fault; it gets an Error Information entry. */
+  fail(status: number, byte: number, bit = 0): number {
+    this.errorLocation = byte | (bit << 8);
+    return status | DNR | MORE;
+  }
+
+  complete(status: number): void {
+    const next = this.continuation;
+    if (next !== undefined) {
+      this.continuation = undefined;
+      next(this, status);
+      return;
+    }
+    this.finish(status);
+  }
+
+  /** Ends the command, whatever continuation it had. */
+  finish(status: number): void {
+    this.status = status;
+    this.queuePair.completed(this);
+  }
+
+  /** For `QueuePair` only: back to the state of a free slot. */
+  reset(): void {
+    if (this.#pooled !== undefined) {
+      this.#pool.give(this.#pooled);
+      this.#pooled = undefined;
+    }
+    for (let i = 0; i < this.segmentCount; i++) this.segments[i] = EMPTY;
+    this.segmentCount = 0;
+    this.namespace = undefined;
+    this.continuation = undefined;
+    this.direction = 0;
+    this.transferBytes = 0;
+    this.status = 0;
+    this.result0 = 0;
+    this.result1 = 0;
+    this.errorLocation = NO_ERROR_LOCATION;
+    this.progress = 0;
+    this.sqhdWithoutFlowControl = 0;
+    this.transportState = 0;
+    this.receivedBytes = 0;
+    this.countedBytes = 0;
+    this.transient = false;
+    this.bufferBytes = 0;
+    this.fua = false;
+    this.inUse = false;
+  }
+}

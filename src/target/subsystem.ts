@@ -1,0 +1,199 @@
+/** An NVM subsystem (or the discovery subsystem): namespaces, allowed hosts, controllers. */
+import { createHash } from 'node:crypto';
+import type { BlockBackend } from '../backend/block-backend.ts';
+import type { Clock } from '../util/clock.ts';
+import { ConfigError } from '../util/error.ts';
+import { Controller, type ControllerOptions } from './controller.ts';
+import { Namespace, type NamespaceOptions } from './namespace.ts';
+
+/** @public */
+export interface SubsystemOptions {
+  readonly nqn: string;
+  /** Up to 20 ASCII characters; made from the NQN if absent, so that it survives restarts. */
+  readonly serial?: string | undefined;
+  /** Up to 40 ASCII characters. */
+  readonly model?: string | undefined;
+  readonly allowAnyHost?: boolean | undefined;
+  /** NQNs of the hosts that may connect when `allowAnyHost` is false. */
+  readonly hosts?: readonly string[] | undefined;
+  /** I/O queue pairs of one controller, 1 to 65534. Default 128. */
+  readonly ioQueuesMax?: number | undefined;
+  /** Controllers at once. Default 1024. */
+  readonly controllersMax?: number | undefined;
+  /** Range of controller ids. Default 1 to 0xFFEF. */
+  readonly cntlidMin?: number | undefined;
+  readonly cntlidMax?: number | undefined;
+  /** 'static': a host may ask for one of `cntlidMin`..`cntlidMax` by id (or FFFEh for any). Default 'dynamic'. */
+  readonly controllerModel?: 'dynamic' | 'static' | undefined;
+  /** Largest NSID (NN). Default 1024. */
+  readonly nsidMax?: number | undefined;
+}
+
+/** What the owner of subsystems wants to hear. */
+export interface SubsystemEvents {
+  connected(controller: Controller): void;
+  closed(controller: Controller, reason: string): void;
+  fatal(controller: Controller, error: unknown): void;
+  /** Log page 70h as the host behind `controller` sees it. */
+  discoveryPage(controller: Controller): Uint8Array;
+}
+
+export type Admission = { readonly controller: Controller } | { readonly refused: 'busy' | 'cntlid' };
+
+export const CNTLID_DYNAMIC = 0xffff;
+export const CNTLID_ANY_STATIC = 0xfffe;
+export const CNTLID_MAX = 0xffef;
+
+export class Subsystem {
+  readonly nqn: string;
+  readonly isDiscovery: boolean;
+  readonly serial: string;
+  readonly model: string;
+  readonly ioQueuesMax: number;
+  readonly controllerModel: 'dynamic' | 'static';
+  readonly nsidMax: number;
+  readonly events: SubsystemEvents;
+  allowAnyHost: boolean;
+  hosts: ReadonlySet<string>;
+  /** By NSID; holes where there is none. */
+  readonly namespaces: (Namespace | undefined)[] = [];
+  readonly #controllers = new Map<number, Controller>();
+  readonly #controllersMax: number;
+  readonly #cntlidMin: number;
+  readonly #cntlidMax: number;
+  #nextCntlid: number;
+  readonly #clock: Clock;
+  /** Power-on hours count from here. */
+  readonly startedMs: number;
+
+  constructor(options: SubsystemOptions, isDiscovery: boolean, events: SubsystemEvents, clock: Clock) {
+    this.nqn = options.nqn;
+    this.isDiscovery = isDiscovery;
+    this.serial = options.serial ?? createHash('sha256').update(options.nqn).digest('hex').slice(0, 20);
+    this.model = options.model ?? 'nvmeferry';
+    this.allowAnyHost = options.allowAnyHost ?? false;
+    this.hosts = new Set(options.hosts ?? []);
+    this.ioQueuesMax = isDiscovery ? 0 : (options.ioQueuesMax ?? 128);
+    this.#controllersMax = options.controllersMax ?? 1024;
+    this.#cntlidMin = options.cntlidMin ?? 1;
+    this.#cntlidMax = options.cntlidMax ?? CNTLID_MAX;
+    this.#nextCntlid = this.#cntlidMin;
+    this.controllerModel = options.controllerModel ?? 'dynamic';
+    this.nsidMax = options.nsidMax ?? 1024;
+    this.events = events;
+    this.#clock = clock;
+    this.startedMs = clock.nowMs();
+  }
+
+  // ---- hosts and controllers -----------------------------------------------------------------------------------------------------
+
+  allows(hostnqn: string): boolean {
+    return this.allowAnyHost || this.hosts.has(hostnqn);
+  }
+
+  /** Changes the allow-list; hosts that are connected and no longer allowed are disconnected. */
+  setHosts(allowAnyHost: boolean, hosts: readonly string[]): void {
+    this.allowAnyHost = allowAnyHost;
+    this.hosts = new Set(hosts);
+    for (const controller of [...this.#controllers.values()]) {
+      if (!this.allows(controller.hostnqn)) controller.close('the host is no longer allowed');
+    }
+  }
+
+  get controllers(): IterableIterator<Controller> {
+    return this.#controllers.values();
+  }
+
+  controller(cntlid: number): Controller | undefined {
+    return this.#controllers.get(cntlid);
+  }
+
+  /**
+   * A host's admin Connect.
+   * @param cntlid FFFFh, FFFEh or an id, as the host asked
+   */
+  admit(cntlid: number, options: Omit<ControllerOptions, 'cntlid'>): Admission {
+    let id: number | undefined;
+    if (this.controllerModel === 'dynamic' || this.isDiscovery) {
+      if (cntlid !== CNTLID_DYNAMIC) return { refused: 'cntlid' };
+      id = this.#freeCntlid();
+    } else if (cntlid === CNTLID_ANY_STATIC) {
+      id = this.#freeCntlid();
+    } else {
+      if (cntlid < this.#cntlidMin || cntlid > this.#cntlidMax) return { refused: 'cntlid' };
+      id = this.#controllers.has(cntlid) ? undefined : cntlid;
+    }
+    if (id === undefined || this.#controllers.size >= this.#controllersMax) return { refused: 'busy' };
+    const controller = new Controller(this, { ...options, cntlid: id }, this.#clock);
+    this.#controllers.set(id, controller);
+    return { controller };
+  }
+
+  /** The next id in turn, so that an id is not reused while its old association may still live at the host. */
+  #freeCntlid(): number | undefined {
+    const span = this.#cntlidMax - this.#cntlidMin + 1;
+    for (let i = 0; i < span; i++) {
+      const id = this.#nextCntlid;
+      this.#nextCntlid = id >= this.#cntlidMax ? this.#cntlidMin : id + 1;
+      if (!this.#controllers.has(id)) return id;
+    }
+    return undefined;
+  }
+
+  controllerClosed(controller: Controller, reason: string): void {
+    if (this.#controllers.get(controller.cntlid) !== controller) return;
+    this.#controllers.delete(controller.cntlid);
+    this.events.closed(controller, reason);
+  }
+
+  // ---- namespaces ----------------------------------------------------------------------------------------------------------------
+
+  addNamespace(options: NamespaceOptions): Namespace {
+    const { nsid } = options;
+    if (!Number.isInteger(nsid) || nsid < 1 || nsid > this.nsidMax) {
+      throw new ConfigError(`Namespace ${nsid} of ${this.nqn}: NSID must be 1 to ${this.nsidMax}`);
+    }
+    if (this.namespaces[nsid] !== undefined) throw new ConfigError(`Namespace ${nsid} of ${this.nqn} exists already`);
+    const namespace = new Namespace(
+      options,
+      options.uuid === undefined ? this.#makeUuid(nsid) : uuidBytes(options.uuid),
+    );
+    this.namespaces[nsid] = namespace;
+    this.#namespaceChanged(nsid);
+    return namespace;
+  }
+
+  /** Takes the namespace out; commands that it has already run to their end. @returns its backend, for the caller to close */
+  removeNamespace(nsid: number): BlockBackend | undefined {
+    const namespace = this.namespaces[nsid];
+    if (namespace === undefined) return undefined;
+    this.namespaces[nsid] = undefined;
+    this.#namespaceChanged(nsid);
+    return namespace.backend;
+  }
+
+  #namespaceChanged(nsid: number): void {
+    for (const controller of this.#controllers.values()) controller.namespaceChanged(nsid);
+  }
+
+  /** VWC: a completed write of some namespace may need a Flush to last. */
+  get hasVolatileWriteCache(): boolean {
+    return this.namespaces.some((namespace) => namespace?.backend.volatileWriteCache === true);
+  }
+
+  activeNamespaces(): Namespace[] {
+    return this.namespaces.filter((namespace) => namespace !== undefined);
+  }
+
+  /** The same for the same NQN and NSID, through every restart (version 8 of RFC 9562). */
+  #makeUuid(nsid: number): Uint8Array {
+    const bytes = Uint8Array.from(createHash('sha256').update(`${this.nqn}\0${nsid}`).digest().subarray(0, 16));
+    bytes[6] = (bytes[6]! & 0x0f) | 0x80;
+    bytes[8] = (bytes[8]! & 0x3f) | 0x80;
+    return bytes;
+  }
+}
+
+function uuidBytes(uuid: string): Uint8Array {
+  return Uint8Array.from(Buffer.from(uuid.replaceAll('-', ''), 'hex'));
+}

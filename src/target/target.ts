@@ -1,0 +1,210 @@
+/**
+ * The target: subsystems, ports and the discovery service of one process. Changes at run time disturb no host but those they concern.
+ */
+import { hostname } from 'node:os';
+import { DISCOVERY_NQN } from '../spec/nqn.ts';
+import { TCP_TARGET_DEFAULTS, type TcpTargetOptions } from '../transport/tcp/target-connection.ts';
+import { BufferPool } from '../util/buffer-pool.ts';
+import { type Clock, systemClock } from '../util/clock.ts';
+import { ConfigError } from '../util/error.ts';
+import type { Controller } from './controller.ts';
+import { DiscoveryLog, type Referral } from './discovery.ts';
+import type { NamespaceOptions } from './namespace.ts';
+import { Port, type PortOptions } from './port.ts';
+import { Subsystem, type SubsystemOptions } from './subsystem.ts';
+
+/** What happens in a target, for logs and tests. @public */
+export interface TargetEvents {
+  connected?(controller: Controller): void;
+  closed?(controller: Controller, reason: string): void;
+  connectionClosed?(port: Port, peer: string, reason: string): void;
+  fatal?(controller: Controller, error: unknown): void;
+}
+
+/** @public */
+export interface TargetOptions {
+  readonly clock?: Clock | undefined;
+  readonly events?: TargetEvents | undefined;
+  /** Limits for every port that does not say otherwise. */
+  readonly tcp?: Partial<TcpTargetOptions> | undefined;
+}
+
+const DRAIN_POLL_MS = 20;
+
+/** @public */
+export class Target {
+  readonly clock: Clock;
+  readonly pool: BufferPool = new BufferPool();
+  readonly discovery: Subsystem;
+  readonly #subsystems = new Map<string, Subsystem>();
+  readonly #ports = new Map<number, Port>();
+  readonly #log: DiscoveryLog;
+  readonly #events: TargetEvents;
+  readonly #tcp: TcpTargetOptions;
+  #closed = false;
+
+  constructor(options: TargetOptions = {}) {
+    this.clock = options.clock ?? systemClock;
+    this.#events = options.events ?? {};
+    this.#tcp = { ...TCP_TARGET_DEFAULTS, ...options.tcp };
+    this.#log = new DiscoveryLog(
+      () => this.#ports.values(),
+      () => this.#subsystems.values(),
+    );
+    this.discovery = this.#makeSubsystem(
+      { nqn: DISCOVERY_NQN, allowAnyHost: true, serial: hostname().slice(0, 20) },
+      true,
+    );
+  }
+
+  #makeSubsystem(options: SubsystemOptions, isDiscovery: boolean): Subsystem {
+    return new Subsystem(
+      options,
+      isDiscovery,
+      {
+        connected: (controller) => this.#events.connected?.(controller),
+        closed: (controller, reason) => this.#events.closed?.(controller, reason),
+        fatal: (controller, error) => this.#events.fatal?.(controller, error),
+        discoveryPage: (controller) => this.#log.page(this.discovery, controller),
+      },
+      this.clock,
+    );
+  }
+
+  get subsystems(): IterableIterator<Subsystem> {
+    return this.#subsystems.values();
+  }
+
+  get ports(): IterableIterator<Port> {
+    return this.#ports.values();
+  }
+
+  subsystem(nqn: string): Subsystem | undefined {
+    return this.#subsystems.get(nqn);
+  }
+
+  port(portId: number): Port | undefined {
+    return this.#ports.get(portId);
+  }
+
+  /** @throws ConfigError if the NQN exists */
+  addSubsystem(options: SubsystemOptions): Subsystem {
+    if (this.#subsystems.has(options.nqn) || options.nqn === DISCOVERY_NQN) {
+      throw new ConfigError(`Subsystem ${options.nqn} exists already`);
+    }
+    const subsystem = this.#makeSubsystem(options, false);
+    this.#subsystems.set(options.nqn, subsystem);
+    this.#discoveryChanged();
+    return subsystem;
+  }
+
+  /** Disconnects its hosts, takes it out, and closes its backends. */
+  async removeSubsystem(nqn: string): Promise<void> {
+    const subsystem = this.#subsystems.get(nqn);
+    if (subsystem === undefined) return;
+    this.#subsystems.delete(nqn);
+    this.#discoveryChanged();
+    for (const controller of [...subsystem.controllers]) controller.close('the subsystem is removed');
+    for (const namespace of subsystem.activeNamespaces()) await this.removeNamespace(subsystem, namespace.nsid);
+  }
+
+  addNamespace(subsystem: Subsystem, options: NamespaceOptions): void {
+    subsystem.addNamespace(options);
+  }
+
+  /** Takes the namespace out, then closes its backend. */
+  async removeNamespace(subsystem: Subsystem, nsid: number): Promise<void> {
+    await subsystem.removeNamespace(nsid)?.close();
+  }
+
+  /** Allow-list of a subsystem; the discovery log changes with it. */
+  setHosts(subsystem: Subsystem, allowAnyHost: boolean, hosts: readonly string[]): void {
+    subsystem.setHosts(allowAnyHost, hosts);
+    this.#discoveryChanged();
+  }
+
+  /** Listens. @throws ConfigError if the id exists, NvmeofError if the address cannot be used */
+  async addPort(options: PortOptions): Promise<Port> {
+    if (this.#ports.has(options.portId)) throw new ConfigError(`Port ${options.portId} exists already`);
+    const port = new Port(options, { ...this.#tcp, ...options.tcp }, this.#portOwner());
+    await port.listen();
+    this.#ports.set(options.portId, port);
+    this.#discoveryChanged();
+    return port;
+  }
+
+  #portOwner(): ConstructorParameters<typeof Port>[2] {
+    return {
+      clock: this.clock,
+      pool: this.pool,
+      discovery: this.discovery,
+      subsystem: (nqn) => this.#subsystems.get(nqn),
+      connectionClosed: (port, peer, reason) => this.#events.connectionClosed?.(port, peer, reason),
+    };
+  }
+
+  /** What a port exposes; hosts that are connected stay. */
+  setPortSubsystems(port: Port, subsystems: readonly string[]): void {
+    port.subsystems = subsystems;
+    this.#discoveryChanged();
+  }
+
+  async removePort(portId: number): Promise<void> {
+    const port = this.#ports.get(portId);
+    if (port === undefined) return;
+    this.#ports.delete(portId);
+    this.#discoveryChanged();
+    await port.close();
+  }
+
+  setReferrals(referrals: readonly Referral[]): void {
+    this.#log.referrals = referrals;
+    this.#discoveryChanged();
+  }
+
+  get discoveryGeneration(): number {
+    return this.#log.generation;
+  }
+
+  #discoveryChanged(): void {
+    if (this.#closed) return;
+    this.#log.changed();
+    for (const controller of this.discovery.controllers) controller.discoveryChanged();
+  }
+
+  /** Commands that have not been answered, over all connections (AERs not counted). */
+  outstanding(): number {
+    let count = 0;
+    for (const port of this.#ports.values()) {
+      for (const { queuePair } of port.connections) {
+        for (const request of queuePair.requests) if (request.inUse && !request.isAsyncEvent) count++;
+      }
+    }
+    return count;
+  }
+
+  /**
+   * Stops listening, lets what runs finish for at most `drainMs`, then closes connections and backends. Idempotent.
+   * @returns the number of commands that were cut off
+   */
+  async close(drainMs = 0): Promise<number> {
+    if (this.#closed) return 0;
+    this.#closed = true;
+    for (const port of this.#ports.values()) port.stopListening();
+    const until = this.clock.nowMs() + drainMs;
+    let left = this.outstanding();
+    while (left > 0 && this.clock.nowMs() < until) {
+      await new Promise<void>((resolve) => this.clock.setTimer(resolve, DRAIN_POLL_MS));
+      left = this.outstanding();
+    }
+    for (const port of this.#ports.values()) await port.close();
+    for (const subsystem of [...this.#subsystems.values()]) await this.removeSubsystem(subsystem.nqn);
+    this.#ports.clear();
+    this.pool.trim();
+    return left;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close().then(() => {});
+  }
+}

@@ -1,0 +1,80 @@
+// @hot
+/**
+ * Hands many buffers to a socket in one writev, without an object per buffer: the arrays and entries that `Writable._writev` takes are kept
+ * and reused per thread. The writer is the only one that writes to its socket.
+ */
+import type { Socket } from 'node:net';
+
+interface Chunk {
+  chunk: Uint8Array;
+  encoding: BufferEncoding;
+}
+type ChunkArray = Chunk[] & { allBuffers?: boolean };
+
+const EMPTY = new Uint8Array(0);
+/** Buffers of one writev; the kernel takes 1,024. */
+export const GATHER_MAX = 1000;
+
+const entries: Chunk[] = Array.from({ length: GATHER_MAX }, () => ({
+  chunk: EMPTY,
+  encoding: 'buffer' as BufferEncoding,
+}));
+/** An array of each length, made when first needed: its length never changes, so it never grows again. */
+const arrays: (ChunkArray | undefined)[] = new Array<ChunkArray | undefined>(GATHER_MAX + 1).fill(undefined);
+
+export class GatherWriter {
+  readonly #socket: Socket;
+  readonly #onWritten: (error?: Error | null) => void;
+  readonly #onDrained: () => void;
+  readonly #onError: (error: Error) => void;
+  #inCall = false;
+  /** A write is still with the kernel: nothing may be written, and what was passed must not change. */
+  busy = false;
+
+  /**
+   * @param onDrained a write that could not be finished at once is finished
+   * @param onError the socket failed; called at most once per write
+   */
+  constructor(socket: Socket, onDrained: () => void, onError: (error: Error) => void) {
+    this.#socket = socket;
+    this.#onDrained = onDrained;
+    this.#onError = onError;
+    this.#onWritten = (error) => {
+      this.busy = false;
+      if (error !== undefined && error !== null) this.#onError(error);
+      else if (!this.#inCall) this.#onDrained();
+    };
+  }
+
+  /**
+   * Writes `buffers[0]` to `buffers[count - 1]`.
+   * @returns true if the kernel took all; false if `busy` (the buffers stay in use until `onDrained`)
+   */
+  write(buffers: readonly Uint8Array[], count: number): boolean {
+    this.busy = true;
+    this.#inCall = true;
+    if (count === 1) {
+      this.#socket._write(buffers[0], 'buffer' as BufferEncoding, this.#onWritten);
+    } else {
+      let array = arrays[count];
+      if (array === undefined) {
+        array = new Array<Chunk>(count) as ChunkArray;
+        array.allBuffers = true;
+      }
+      arrays[count] = undefined;
+      for (let i = 0; i < count; i++) {
+        const entry = entries[i]!;
+        entry.chunk = buffers[i]!;
+        array[i] = entry;
+      }
+      this.#socket._writev!(array, this.#onWritten);
+      // the stream has put the buffers themselves in the entries' places; while busy it still reads the array
+      if (!this.busy) {
+        array.fill(entries[0]!);
+        arrays[count] = array;
+      }
+    }
+    this.#inCall = false;
+    return !this.busy;
+  }
+}

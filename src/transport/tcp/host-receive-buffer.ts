@@ -1,0 +1,26 @@
+// @hot
+/**
+ * The one receive buffer of this thread, shared by all host connections: node:net hands us the bytes in a synchronous callback, so nothing in it
+ * outlives the callback. Reads start at `RECEIVE_HOME` or below, so that the PDU in progress always ends at the same place; the
+ * offsets of a steady workload repeat, and so do the views that `TypedArray.set` needs.
+ */
+import { ViewCache } from '../../util/view-cache.ts';
+
+/** Where the next PDU header is made to land. What is left of a payload goes in front of it. */
+export const RECEIVE_HOME: number = 64 * 1024;
+const READ_BYTES = 256 * 1024;
+
+const bytes: Uint8Array = new Uint8Array(new ArrayBuffer(RECEIVE_HOME + READ_BYTES));
+export const receiveBytes: Uint8Array = bytes;
+export const receiveView: DataView = new DataView(bytes.buffer);
+
+const cache = new ViewCache(bytes);
+const tails = new ViewCache(bytes);
+/** `length` received bytes at `offset`; the same object for the same place and length. */
+export function receivedSlice(offset: number, length: number): Uint8Array {
+  return cache.view(offset, length);
+}
+/** The buffer from `offset` on, to read into. */
+export function receiveTail(offset: number): Uint8Array {
+  return tails.view(offset, bytes.length - offset);
+}

@@ -1,0 +1,35 @@
+/** The public names of `nvmeferry/wire`: bytes to values and back, without I/O or state. */
+
+export * from './spec/feature.ts';
+export * from './spec/identify.ts';
+export * from './spec/log-page.ts';
+export * from './spec/nqn.ts';
+export * from './spec/opcode.ts';
+export * from './spec/pdu.ts';
+export * from './spec/property.ts';
+export * from './spec/status.ts';
+export { NvmeofError } from './util/error.ts';
+export * from './wire/cold/connect.ts';
+export * from './wire/cold/discovery-log.ts';
+export * from './wire/cold/host-behavior.ts';
+export * from './wire/cold/ic.ts';
+export * from './wire/cold/identify-controller.ts';
+export * from './wire/cold/identify-independent.ts';
+export * from './wire/cold/identify-namespace.ts';
+export * from './wire/cold/identify-nvm.ts';
+export * from './wire/cold/lists.ts';
+export * from './wire/cold/log-ana.ts';
+export * from './wire/cold/log-changed-ns.ts';
+export * from './wire/cold/log-effects.ts';
+export * from './wire/cold/log-error.ts';
+export * from './wire/cold/log-feature-effects.ts';
+export * from './wire/cold/log-firmware.ts';
+export * from './wire/cold/log-smart.ts';
+export * from './wire/cold/log-supported.ts';
+export type { Codec, Decoded, Encodable } from './wire/cold/table.ts';
+export * from './wire/cold/term-req.ts';
+export { WireError, type WireErrorReason } from './wire/cold/wire-error.ts';
+export * from './wire/cqe.ts';
+export { CRC32C_IMPLEMENTATION, crc32c, crc32cView } from './wire/crc32c.ts';
+export * from './wire/pdu.ts';
+export * from './wire/sqe.ts';

@@ -1,0 +1,166 @@
+/**
+ * The tools of the other suites, tried on themselves: what the capture must notice, and Linux against Linux. When these
+ * pass and another suite fails, it is not the harness.
+ */
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { expect } from 'chai';
+import { Capture, dissectBytes } from './support/capture.ts';
+import type { Dissection } from './support/dissect.ts';
+import { GuestVm } from './support/guest-vm.ts';
+import { type GuestKernel, kernelRelease } from './support/paths.ts';
+import { freePorts } from './support/ports.ts';
+
+describe('Capture and dissection', function () {
+  this.timeout(60_000);
+
+  const icreq = pdu(0, { bytes: 128 });
+  const icresp = pdu(1, { bytes: 128 });
+  const command = pdu(4, { bytes: 72 });
+  const response = pdu(5, { bytes: 24 });
+  const plain = { host: [icreq, command], controller: [icresp, response] };
+
+  it('finds nothing wrong with a plain exchange', async () => {
+    const found = await dissectExchange(plain.host, plain.controller);
+    expect(found.violations).to.deep.equal([]);
+    expect(found.pduCount).to.equal(4);
+    expect(found.connectionCount).to.equal(1);
+  });
+
+  const wrong: { what: string; host: Buffer[]; controller: Buffer[]; expected: RegExp }[] = [
+    {
+      ...plain,
+      what: 'an unknown PDU type',
+      controller: [icresp, pdu(0x0c, { bytes: 24 })],
+      expected: /PDU of type 12/,
+    },
+    {
+      ...plain,
+      what: 'a PDU of the other direction',
+      controller: [icresp, command],
+      expected: /CapsuleCmd from the contr/,
+    },
+    {
+      ...plain,
+      what: 'a command before ICReq',
+      host: [command, icreq],
+      expected: /CapsuleCmd as PDU number 1 of the host/,
+    },
+    { ...plain, what: 'a second ICResp', controller: [icresp, icresp], expected: /ICResp as PDU number 2/ },
+    { ...plain, what: 'a wrong HLEN', controller: [icresp, pdu(5, { bytes: 24, hlen: 20 })], expected: /HLEN 20/ },
+    { ...plain, what: 'C2HTermReq', controller: [icresp, pdu(3, { bytes: 24 })], expected: /gave up the connection/ },
+    { ...plain, what: 'a completion too many', controller: [icresp, response, response], expected: /never sent/ },
+    {
+      ...plain,
+      what: 'a digest not agreed',
+      controller: [icresp, pdu(5, { bytes: 28, hlen: 24, flags: 1 })],
+      expected: /HDGSTF/,
+    },
+    {
+      ...plain,
+      what: 'a cut PDU',
+      controller: [icresp, response.subarray(0, 20)],
+      expected: /controller sent 148 bytes/,
+    },
+    {
+      what: 'a wrong header digest',
+      host: [pdu(0, { bytes: 128, digests: 1 }), pdu(4, { bytes: 76, hlen: 72, flags: 1 })],
+      controller: [pdu(1, { bytes: 128, digests: 1 })],
+      expected: /wrong header digest/,
+    },
+  ];
+  for (const { what, host, controller, expected } of wrong) {
+    it(`notices ${what}`, async () => {
+      const found = await dissectExchange(host, controller);
+      expect(found.violations.join('\n')).to.match(expected);
+    });
+  }
+
+  it('does not take an empty capture for a clean one', async () => {
+    const [port] = (await freePorts(1)) as [number];
+    const capture = await Capture.start({ ports: [port] });
+    const error = await capture.stop().catch((reason: unknown) => reason);
+    expect(error)
+      .to.be.an('error')
+      .with.property('message')
+      .that.matches(/no NVMe\/TCP PDU/);
+  });
+});
+
+describe('Linux host on Linux target in one guest', function () {
+  this.timeout(240_000);
+
+  for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
+    it(`kernel ${kernel}: discovers, connects, keeps data, and tshark agrees`, async () => {
+      await using vm = await GuestVm.start({ kernel, cpus: 2 });
+      expect((await vm.run('uname -r')).trim()).to.equal(kernelRelease(kernel));
+      const output = await vm.run(linuxOnLinux, { timeoutMs: 180_000 });
+      expect(output).to.include('verified 512\n').and.include('verified 4k\n').and.include('verified 1m\n');
+
+      const found = await dissectBytes(await vm.readFile('/tmp/capture.pcap'), { ports: [4420] });
+      expect(found.violations).to.deep.equal([]);
+      // both digests, in-capsule data, R2T and all data directions were seen
+      expect([...found.pdusByType.keys()].sort((a, b) => a - b)).to.deep.equal([0, 1, 4, 5, 6, 7, 9]);
+    });
+  }
+});
+
+const linuxOnLinux = `
+modprobe null_blk nr_devices=1 gb=1 memory_backed=1 bs=512
+nvmet_subsystem nqn.2026-01.test:a /dev/nullb0
+nvmet_port 1 127.0.0.1 4420 nqn.2026-01.test:a
+modprobe nvme-tcp
+tcpdump -Z root -i lo -s 0 -B 65536 -w /tmp/capture.pcap tcp port 4420 2> /tmp/tcpdump.log &
+wait_for 10 grep -q listening /tmp/tcpdump.log
+nvme discover -t tcp -a 127.0.0.1 -s 4420 -o json | jq -e '[.records[].subnqn] | contains(["nqn.2026-01.test:a"])'
+verify() {
+  fio --name=v --filename="$1" --rw=randrw --bs="$2" --iodepth="$3" --size="$4" --verify=crc32c --ioengine=libaio --direct=1 > /tmp/fio.log
+  echo "verified $2"
+}
+device=$(connect_to 127.0.0.1 4420 nqn.2026-01.test:a -i 2)
+verify "$device" 512 16 512k
+verify "$device" 1m 4 8m
+disconnect_from nqn.2026-01.test:a
+device=$(connect_to 127.0.0.1 4420 nqn.2026-01.test:a -i 1 --hdr-digest --data-digest --disable-sqflow)
+verify "$device" 4k 16 2m
+disconnect_from nqn.2026-01.test:a
+sleep 2 # tcpdump writes what the kernel hands over in batches
+pkill tcpdump
+wait
+cat /tmp/tcpdump.log >&2
+`;
+
+/** Plays PDUs over a loopback connection and dissects it: the host's side first, then the controller's, PDU by PDU. */
+async function dissectExchange(host: Buffer[], controller: Buffer[]): Promise<Dissection> {
+  const [port] = (await freePorts(1)) as [number];
+  const server = createServer().listen(port, '127.0.0.1');
+  await once(server, 'listening');
+  const capture = await Capture.start({ ports: [port] });
+  const client = connect(port, '127.0.0.1').setNoDelay();
+  const [accepted] = (await once(server, 'connection')) as [Socket];
+  for (let index = 0; index < Math.max(host.length, controller.length); index++) {
+    await deliver(client, accepted, host[index]);
+    await deliver(accepted, client, controller[index]);
+  }
+  for (const socket of [client, accepted]) socket.end().resume();
+  await Promise.all([once(client, 'close'), once(accepted, 'close')]);
+  server.close();
+  return capture.stop();
+}
+
+async function deliver(from: Socket, to: Socket, bytes: Buffer | undefined): Promise<void> {
+  if (!bytes) return;
+  const arrived = once(to, 'data');
+  from.write(bytes);
+  await arrived;
+}
+
+function pdu(type: number, options: { bytes: number; hlen?: number; flags?: number; digests?: number }): Buffer {
+  const bytes = Buffer.alloc(options.bytes);
+  bytes[0] = type;
+  bytes[1] = options.flags ?? 0;
+  bytes[2] = options.hlen ?? options.bytes;
+  bytes.writeUInt32LE(options.bytes, 4);
+  if (type <= 1) bytes[11] = options.digests ?? 0;
+  return bytes;
+}

@@ -1,0 +1,114 @@
+# Shell functions for scripts that run in the guest (guest-vm.ts puts this file there).
+
+# wait_for SECONDS COMMAND...: until the command succeeds
+wait_for() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    if [ "$SECONDS" -ge "$deadline" ]; then
+      echo "gave up waiting for: $*" >&2
+      return 1
+    fi
+    sleep 0.1
+  done
+}
+
+# ---- the Linux host
+
+# controllers_of NQN: names of its controllers, such as nvme0
+controllers_of() {
+  local folder
+  for folder in /sys/class/nvme/*; do
+    if [ "$(cat "$folder/subsysnqn" 2> /dev/null)" = "$1" ]; then echo "${folder##*/}"; fi
+  done
+}
+
+# namespace_of NQN NSID: its block device. /dev/nvmeXnY is not the NSID; nvmeXcYnZ is one path of a shared namespace.
+namespace_of() {
+  local folder
+  for folder in /sys/class/block/nvme*n*; do
+    case ${folder##*/} in *c*n* | *p*) continue ;; esac
+    if [ "$(cat "$folder/device/subsysnqn" 2> /dev/null)" = "$1" ] && [ "$(cat "$folder/nsid")" = "$2" ]; then
+      echo "/dev/${folder##*/}"
+      return 0
+    fi
+  done
+  return 1
+}
+
+has_namespace() { [ -b "$(namespace_of "$1" "$2" 2> /dev/null)" ]; }
+
+# connect_to ADDRESS PORT NQN [OPTION...]: nvme connect with patient time-outs, until namespace 1 is there; prints its device
+connect_to() {
+  local address=$1 port=$2 nqn=$3
+  shift 3
+  modprobe nvme-tcp
+  nvme connect -t tcp -a "$address" -s "$port" -n "$nqn" --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 "$@" > /dev/null
+  wait_for 30 has_namespace "$nqn" 1
+  namespace_of "$nqn" 1
+}
+
+no_controllers() { [ -z "$(controllers_of "$1")" ]; }
+
+disconnect_from() {
+  nvme disconnect -n "$1" > /dev/null
+  wait_for 30 no_controllers "$1"
+}
+
+all_live() {
+  local name
+  [ -n "$(controllers_of "$1")" ] || return 1
+  for name in $(controllers_of "$1"); do [ "$(cat "/sys/class/nvme/$name/state")" = live ] || return 1; done
+}
+
+# ---- the Linux target
+
+nvmet=/sys/kernel/config/nvmet
+
+# nvmet_subsystem NQN DEVICE...: a subsystem for any host whose namespaces 1, 2, ... are these block devices
+nvmet_subsystem() {
+  local folder=$nvmet/subsystems/$1 device nsid=0
+  shift
+  modprobe -a nvmet nvmet-tcp
+  mkdir -p "$folder"
+  echo 1 > "$folder/attr_allow_any_host"
+  for device; do
+    nsid=$((nsid + 1))
+    mkdir -p "$folder/namespaces/$nsid"
+    echo -n "$device" > "$folder/namespaces/$nsid/device_path"
+    echo 1 > "$folder/namespaces/$nsid/enable"
+  done
+}
+
+# nvmet_passthru NQN CONTROLLER: a subsystem that hands its commands to a local controller, such as /dev/nvme0
+nvmet_passthru() {
+  local folder=$nvmet/subsystems/$1
+  modprobe -a nvmet nvmet-tcp
+  mkdir -p "$folder"
+  echo 1 > "$folder/attr_allow_any_host"
+  echo -n "$2" > "$folder/passthru/device_path"
+  echo 1 > "$folder/passthru/enable"
+}
+
+# nvmet_port ID ADDRESS PORT NQN...: listen there for these subsystems
+nvmet_port() {
+  local folder=$nvmet/ports/$1 nqn
+  mkdir -p "$folder"
+  echo tcp > "$folder/addr_trtype"
+  echo ipv4 > "$folder/addr_adrfam"
+  echo "$2" > "$folder/addr_traddr"
+  echo "$3" > "$folder/addr_trsvcid"
+  shift 3
+  for nqn; do ln -s "$nvmet/subsystems/$nqn" "$folder/subsystems/$nqn"; done
+}
+
+# nvmet_referral ID NAME ADDRESS PORT: a referral in the discovery log of port ID
+nvmet_referral() {
+  local folder=$nvmet/ports/$1/referrals/$2
+  mkdir -p "$folder"
+  echo tcp > "$folder/addr_trtype"
+  echo ipv4 > "$folder/addr_adrfam"
+  echo "$3" > "$folder/addr_traddr"
+  echo "$4" > "$folder/addr_trsvcid"
+  echo 1 > "$folder/enable"
+}
