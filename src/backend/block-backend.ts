@@ -54,6 +54,8 @@ export interface BlockBackend {
   writeZeroes(io: BlockIo, mayDeallocate: boolean): void;
   /** Advisory; blocks it does not deallocate keep their content. */
   deallocate(io: BlockIo): void;
+  /** Adds blocks at the end, which read as zeroes; `blockCount` is the new one when it resolves. */
+  grow?(blockCount: number): Promise<void>;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
   allocatedBytes?(): number;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */

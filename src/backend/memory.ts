@@ -1,183 +1,215 @@
 // @hot
 /**
- * Memory backend: sparse, by slabs of 64 KiB made at the first write. Reads lend the slab's own memory (no copy); what a slow socket still
- * has to send is pinned, and the next write then goes to a copy of the slab.
+ * Memory backend: sparse. Memory comes in slabs of 128 KiB, made at the first write into them (the system commits their pages as they are
+ * touched); what was written is known per 4 KiB page. Reads lend the slab's own memory (no copy); what a slow socket still has to send is
+ * pinned, and the next write then goes to a copy of the slab.
  */
 import { Status } from '../spec/status.ts';
 import { isPinned } from '../util/pin.ts';
 import type { BlockBackend, BlockIo } from './block-backend.ts';
 
-const SLAB_SHIFT = 16;
-const SLAB_BYTES = 1 << SLAB_SHIFT;
+const PAGE_BYTES = 4096;
 const PAGE_SHIFT = 12;
-const PAGE_BYTES = 1 << PAGE_SHIFT;
-const PAGES_PER_SLAB = SLAB_BYTES / PAGE_BYTES;
-/** Slabs are kept in groups, so that terabytes of address space cost nothing until used. */
-const GROUP_SHIFT = 12;
-const GROUP_SLABS = 1 << GROUP_SHIFT;
+const SLAB_BYTES = 128 << 10;
+const SLAB_PAGES = SLAB_BYTES / PAGE_BYTES;
+const SLAB_PAGES_SHIFT = 5;
+/** Bookkeeping comes in groups of 16 MiB, so that terabytes of address space cost nothing until used. */
+const GROUP_BYTES = 16 << 20;
+const GROUP_PAGES = GROUP_BYTES / PAGE_BYTES;
+const GROUP_SLABS = GROUP_BYTES / SLAB_BYTES;
 
-/** A slab with the views that reads and writes use, made once each. */
-class Slab {
-  readonly all: Uint8Array;
-  readonly #pages: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(PAGES_PER_SLAB).fill(undefined);
+const ZEROES = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
+const ZERO_PAGE = ZEROES.subarray(0, PAGE_BYTES);
 
-  constructor() {
-    this.all = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
-  }
-
-  page(index: number): Uint8Array {
-    const known = this.#pages[index];
-    if (known !== undefined) return known;
-    const made = this.all.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES);
-    this.#pages[index] = made;
-    return made;
-  }
-
-  /** The cached view where one exists for this range (a page, the whole slab), else a fresh one. */
-  view(offset: number, length: number): Uint8Array {
-    if (length === PAGE_BYTES && (offset & (PAGE_BYTES - 1)) === 0) return this.page(offset >>> PAGE_SHIFT);
-    if (length === SLAB_BYTES) return this.all;
-    return this.all.subarray(offset, offset + length);
-  }
+class Group {
+  readonly slabs: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(GROUP_SLABS).fill(undefined);
+  /** 1 for each page that was written and not deallocated since. */
+  readonly allocated: Uint8Array = new Uint8Array(GROUP_PAGES);
+  /** Views of pages that were read, one array for the group: a read by page costs one look-up. */
+  readonly views: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(GROUP_PAGES).fill(undefined);
 }
-
-const ZEROES = new Slab();
 
 /** @public */
 export class MemoryBackend implements BlockBackend {
   readonly kind = 'memory';
   readonly blockSize: number;
-  readonly blockCount: number;
+  blockCount: number;
   readonly volatileWriteCache = false;
   readonly readsZeroAfterDeallocate = true;
   readonly readOnly = false;
   readonly lendsMemory = true;
-  readonly #groups: ((Slab | undefined)[] | undefined)[];
-  #slabCount = 0;
+  readonly #groups: (Group | undefined)[];
+  #allocatedPages = 0;
 
   constructor(options: { blockSize: number; blockCount: number }) {
     this.blockSize = options.blockSize;
     this.blockCount = options.blockCount;
-    const groupBytes = SLAB_BYTES * GROUP_SLABS;
-    const groups = Math.ceil((options.blockSize * options.blockCount) / groupBytes);
-    this.#groups = new Array<(Slab | undefined)[] | undefined>(groups).fill(undefined);
+    const groups = Math.ceil((options.blockSize * options.blockCount) / GROUP_BYTES);
+    this.#groups = new Array<Group | undefined>(groups).fill(undefined);
+  }
+
+  async grow(blockCount: number): Promise<void> {
+    const groups = Math.ceil((this.blockSize * blockCount) / GROUP_BYTES);
+    while (this.#groups.length < groups) this.#groups.push(undefined);
+    this.blockCount = blockCount;
   }
 
   allocatedBytes(): number {
-    return this.#slabCount * SLAB_BYTES;
-  }
-
-  #slab(index: number): Slab | undefined {
-    const group = this.#groups[Math.floor(index / GROUP_SLABS)];
-    return group === undefined ? undefined : group[index % GROUP_SLABS];
-  }
-
-  #setSlab(index: number, slab: Slab | undefined): void {
-    const at = Math.floor(index / GROUP_SLABS);
-    let group = this.#groups[at];
-    if (group === undefined) {
-      group = new Array<Slab | undefined>(GROUP_SLABS).fill(undefined);
-      this.#groups[at] = group;
-    }
-    group[index % GROUP_SLABS] = slab;
-  }
-
-  /** The slab to write into: made if there is none, copied if its memory is still being sent. */
-  #writable(index: number): Slab {
-    const slab = this.#slab(index);
-    if (slab === undefined) {
-      const made = new Slab();
-      this.#slabCount++;
-      this.#setSlab(index, made);
-      return made;
-    }
-    if (!isPinned(slab.all.buffer)) return slab;
-    const copy = new Slab();
-    copy.all.set(slab.all);
-    this.#setSlab(index, copy);
-    return copy;
+    return this.#allocatedPages * PAGE_BYTES;
   }
 
   read(io: BlockIo): void {
-    let index = Math.floor(io.offsetBytes / SLAB_BYTES);
-    let offset = io.offsetBytes % SLAB_BYTES;
-    let left = io.lengthBytes;
-    while (left > 0) {
-      const length = Math.min(left, SLAB_BYTES - offset);
-      io.lend((this.#slab(index) ?? ZEROES).view(offset, length));
-      left -= length;
-      offset = 0;
-      index++;
+    const offset = io.offsetBytes;
+    const length = io.lengthBytes;
+    let at = Math.floor(offset / GROUP_BYTES);
+    let inGroup = offset - at * GROUP_BYTES;
+    if (length === PAGE_BYTES && (inGroup & (PAGE_BYTES - 1)) === 0) {
+      const group = this.#groups[at];
+      io.lend(
+        group === undefined ? ZERO_PAGE : (group.views[inGroup >>> PAGE_SHIFT] ?? this.#pageView(group, inGroup)),
+      );
+      io.complete(Status.Success);
+      return;
+    }
+    for (let left = length; left > 0; ) {
+      const inSlab = inGroup & (SLAB_BYTES - 1);
+      const piece = Math.min(left, SLAB_BYTES - inSlab);
+      const slab = this.#groups[at]?.slabs[Math.floor(inGroup / SLAB_BYTES)] ?? ZEROES;
+      io.lend(piece === SLAB_BYTES ? slab : slab.subarray(inSlab, inSlab + piece));
+      left -= piece;
+      inGroup += piece;
+      if (inGroup === GROUP_BYTES) {
+        inGroup = 0;
+        at++;
+      }
     }
     io.complete(Status.Success);
   }
 
+  #pageView(group: Group, inGroup: number): Uint8Array {
+    const slab = group.slabs[Math.floor(inGroup / SLAB_BYTES)];
+    if (slab === undefined) return ZERO_PAGE;
+    const inSlab = inGroup & (SLAB_BYTES - 1);
+    const view = slab.subarray(inSlab, inSlab + PAGE_BYTES);
+    group.views[inGroup >>> PAGE_SHIFT] = view;
+    return view;
+  }
+
   write(io: BlockIo): void {
-    let index = Math.floor(io.offsetBytes / SLAB_BYTES);
-    let offset = io.offsetBytes % SLAB_BYTES;
-    for (let s = 0; s < io.segmentCount; s++) {
-      const segment = io.segments[s]!;
-      const total = segment.length;
-      if (total <= SLAB_BYTES - offset) {
-        const slab = this.#writable(index);
-        slab.all.set(segment, offset);
-        offset += total;
-        if (offset === SLAB_BYTES) {
-          offset = 0;
-          index++;
-        }
-        continue;
-      }
-      for (let done = 0; done < total; ) {
-        const length = Math.min(total - done, SLAB_BYTES - offset);
-        this.#writable(index).all.set(segment.subarray(done, done + length), offset);
-        done += length;
-        offset += length;
-        if (offset === SLAB_BYTES) {
-          offset = 0;
-          index++;
+    let at = Math.floor(io.offsetBytes / GROUP_BYTES);
+    let inGroup = io.offsetBytes - at * GROUP_BYTES;
+    const segments = io.segments;
+    const count = io.segmentCount;
+    for (let s = 0; s < count; s++) {
+      const segment = segments[s]!;
+      for (let done = 0; done < segment.length; ) {
+        const inSlab = inGroup & (SLAB_BYTES - 1);
+        const piece = Math.min(segment.length - done, SLAB_BYTES - inSlab);
+        const group = this.#groups[at] ?? this.#makeGroup(at);
+        const slab = this.#writable(group, Math.floor(inGroup / SLAB_BYTES));
+        slab.set(piece === segment.length ? segment : segment.subarray(done, done + piece), inSlab);
+        this.#markAllocated(group, inGroup >>> PAGE_SHIFT, (inGroup + piece - 1) >>> PAGE_SHIFT);
+        done += piece;
+        inGroup += piece;
+        if (inGroup === GROUP_BYTES) {
+          inGroup = 0;
+          at++;
         }
       }
     }
     io.complete(Status.Success);
+  }
+
+  #makeGroup(at: number): Group {
+    const group = new Group();
+    this.#groups[at] = group;
+    return group;
+  }
+
+  #markAllocated(group: Group, first: number, last: number): void {
+    for (let page = first; page <= last; page++) {
+      if (group.allocated[page] === 0) {
+        group.allocated[page] = 1;
+        this.#allocatedPages++;
+      }
+    }
+  }
+
+  /** The slab to write into: made if there is none, copied if its memory is still being sent. */
+  #writable(group: Group, index: number): Uint8Array {
+    const slab = group.slabs[index];
+    if (slab !== undefined && !isPinned(slab.buffer)) return slab;
+    const made = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
+    if (slab !== undefined) made.set(slab);
+    this.#replace(group, index, made);
+    return made;
+  }
+
+  #replace(group: Group, index: number, slab: Uint8Array | undefined): void {
+    group.slabs[index] = slab;
+    group.views.fill(undefined, index << SLAB_PAGES_SHIFT, (index + 1) << SLAB_PAGES_SHIFT);
   }
 
   flush(io: BlockIo): void {
     io.complete(Status.Success);
   }
 
-  writeZeroes(io: BlockIo, _mayDeallocate: boolean): void {
-    this.#clear(io);
+  /** The blocks stay allocated unless they may go. */
+  writeZeroes(io: BlockIo, mayDeallocate: boolean): void {
+    this.#clear(io.offsetBytes, io.lengthBytes, mayDeallocate);
     io.complete(Status.Success);
   }
 
   deallocate(io: BlockIo): void {
-    this.#clear(io);
+    this.#clear(io.offsetBytes, io.lengthBytes, true);
     io.complete(Status.Success);
   }
 
-  /** Whole slabs go; parts of slabs are zeroed. */
-  #clear(io: BlockIo): void {
-    let index = Math.floor(io.offsetBytes / SLAB_BYTES);
-    let offset = io.offsetBytes % SLAB_BYTES;
-    for (let left = io.lengthBytes; left > 0; ) {
-      const length = Math.min(left, SLAB_BYTES - offset);
-      if (this.#slab(index) !== undefined) {
-        if (length === SLAB_BYTES) {
-          this.#setSlab(index, undefined);
-          this.#slabCount--;
-        } else {
-          this.#writable(index).all.fill(0, offset, offset + length);
-        }
+  /** Zeroes the range; with `deallocate`, whole pages are given up, and whole slabs with them. */
+  #clear(offsetBytes: number, lengthBytes: number, deallocate: boolean): void {
+    let at = Math.floor(offsetBytes / GROUP_BYTES);
+    let inGroup = offsetBytes - at * GROUP_BYTES;
+    for (let left = lengthBytes; left > 0; ) {
+      const inSlab = inGroup & (SLAB_BYTES - 1);
+      const piece = Math.min(left, SLAB_BYTES - inSlab);
+      const group = this.#groups[at] ?? (deallocate ? undefined : this.#makeGroup(at));
+      if (group !== undefined) this.#clearInSlab(group, inGroup, piece, deallocate);
+      left -= piece;
+      inGroup += piece;
+      if (inGroup === GROUP_BYTES) {
+        inGroup = 0;
+        at++;
       }
-      left -= length;
-      offset = 0;
-      index++;
+    }
+  }
+
+  #clearInSlab(group: Group, inGroup: number, length: number, deallocate: boolean): void {
+    const index = Math.floor(inGroup / SLAB_BYTES);
+    const inSlab = inGroup & (SLAB_BYTES - 1);
+    if (!deallocate) {
+      this.#writable(group, index).fill(0, inSlab, inSlab + length);
+      this.#markAllocated(group, inGroup >>> PAGE_SHIFT, (inGroup + length - 1) >>> PAGE_SHIFT);
+      return;
+    }
+    if (group.slabs[index] === undefined) return;
+    const first = (inGroup + PAGE_BYTES - 1) >>> PAGE_SHIFT;
+    const end = (inGroup + length) >>> PAGE_SHIFT;
+    for (let page = first; page < end; page++) {
+      if (group.allocated[page] === 1) {
+        group.allocated[page] = 0;
+        this.#allocatedPages--;
+      }
+    }
+    const slabFirst = index << SLAB_PAGES_SHIFT;
+    if (group.allocated.indexOf(1, slabFirst) >= slabFirst + SLAB_PAGES || group.allocated.indexOf(1, slabFirst) < 0) {
+      this.#replace(group, index, undefined);
+    } else {
+      this.#writable(group, index).fill(0, inSlab, inSlab + length);
     }
   }
 
   async close(): Promise<void> {
     this.#groups.fill(undefined);
-    this.#slabCount = 0;
+    this.#allocatedPages = 0;
   }
 }

@@ -9,7 +9,7 @@ import { AsyncEventBit } from '../spec/log-page.ts';
 import { AdminOpcode, Fctype } from '../spec/opcode.ts';
 import { ADMIN_IN_CAPSULE_BYTES } from '../spec/pdu.ts';
 import { Cc, Csts, Property } from '../spec/property.ts';
-import { FabricsStatus, PathStatus, STATUS_CODE_MASK, Status } from '../spec/status.ts';
+import { FabricsStatus, PathStatus, STATUS_CODE_MASK } from '../spec/status.ts';
 import type { HostCommand } from '../transport/tcp/host-command.ts';
 import { HostConnection } from '../transport/tcp/host-connection.ts';
 import type { Timer } from '../util/clock.ts';
@@ -59,6 +59,7 @@ export class Association implements QueuePairOwner {
   #closing: Promise<void> | undefined;
   #keepAlive: KeepAlive | undefined;
   #scanTimer: Timer | undefined;
+  readonly #abortTimers = new Set<Timer>();
   readonly #tickMs: number;
   cntlid = 0xffff;
   cap = 0n;
@@ -84,10 +85,11 @@ export class Association implements QueuePairOwner {
       association.established = true;
       return association;
     } catch (error) {
+      // a connection that was lost in between says more than the command that failed for it
+      const cause = association.#lost ?? error;
       await association.close(false);
       signal?.throwIfAborted();
-      // a connection that was lost in between says more than the command that failed for it
-      throw association.#lost ?? error;
+      throw cause;
     } finally {
       signal?.removeEventListener('abort', abort);
     }
@@ -165,6 +167,10 @@ export class Association implements QueuePairOwner {
       ...(options.connectSocket === undefined ? {} : { connectSocket: options.connectSocket }),
     });
     this.#connections.push(connection);
+    if (this.#lost !== undefined) {
+      void connection.close();
+      throw this.#lost;
+    }
     return connection;
   }
 
@@ -339,7 +345,9 @@ export class Association implements QueuePairOwner {
 
   async #startEvents(): Promise<void> {
     const events = (this.#identify.oaes & EVENTS) >>> 0;
-    if (events === 0) return;
+    // a Discovery controller without keep alive is not a persistent connection: it reports nothing
+    const persistent = this.#identify.cntrltype !== ControllerType.Discovery || this.options.katoMs !== 0;
+    if (events === 0 || !persistent) return;
     await this.#admin.execute('Set Features Asynchronous Event Configuration', {
       opcode: AdminOpcode.SetFeatures,
       cdw10: Feature.AsyncEventConfiguration,
@@ -376,11 +384,13 @@ export class Association implements QueuePairOwner {
     const { abortTimeoutMs, clock } = this.options;
     this.#admin.abort(queuePair.qid, cid).catch(() => {}); // lost, or no slot free: the timer below decides
     if (why === undefined) return;
-    clock.setTimer(() => {
+    const timer = clock.setTimer(() => {
+      this.#abortTimers.delete(timer);
       if (this.#lost !== undefined || command.cid !== cid || command.state === 0) return;
       const what = `${this.#where()} ${why}, nor abort it within ${abortTimeoutMs} ms`;
       this.#lose(new TransportError('NVMEOF_ERR_TIMEOUT', what));
     }, abortTimeoutMs);
+    this.#abortTimers.add(timer);
   }
 
   #armScan(): void {
@@ -419,6 +429,8 @@ export class Association implements QueuePairOwner {
     this.#keepAlive?.stop();
     this.#scanTimer?.cancel();
     this.#scanTimer = undefined;
+    for (const timer of this.#abortTimers) timer.cancel();
+    this.#abortTimers.clear();
     this.#abort.abort();
   }
 
@@ -472,4 +484,3 @@ const CONNECT_FIELDS: Readonly<Record<string, string>> = {
   'data:256': 'the subsystem NQN (no such subsystem?)',
   'data:512': 'the host NQN',
 };
-void Status;

@@ -254,12 +254,11 @@ export class HostQueuePair implements HostConnectionHandler {
     return this.activeCount;
   }
 
-  /** The command in flight with this context, if any. */
-  find(context: unknown): HostCommand | undefined {
-    for (const command of this.connection.commands) {
-      if (command.state !== CommandState.Free && command.context === context) return command;
-    }
-    return undefined;
+  /** The commands in flight with this context. */
+  findAll(context: unknown): HostCommand[] {
+    return this.connection.commands.filter(
+      (command) => command.state !== CommandState.Free && command.context === context,
+    );
   }
 
   /**

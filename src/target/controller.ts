@@ -248,16 +248,18 @@ export class Controller {
       .map((pair) => pair.transport.peer);
   }
 
-  /** A queue's connection is gone. Individual queue deletion is not supported, so the association ends (Base 2.1 section 3.3.2.4). */
+  /**
+   * A queue's connection is gone: without the admin queue the association ends. An I/O queue alone does not end it, although Base 2.1 section
+   * 3.3.2.4 would have it so: Linux hosts close their I/O queues first and then reset or shut down over the admin queue.
+   */
   queueClosed(pair: QueuePair, reason: string): void {
-    if (pair.qid === 0) {
-      if (this.#admin === pair) this.#admin = undefined;
-    } else {
-      // a reset has taken the pair out already: the association goes on
-      if (this.#ioQueues.get(pair.qid) !== pair) return;
-      this.#ioQueues.delete(pair.qid);
+    if (pair.qid > 0) {
+      // after a reset the id may belong to a new pair already
+      if (this.#ioQueues.get(pair.qid) === pair) this.#ioQueues.delete(pair.qid);
+    } else if (this.#admin === pair) {
+      this.#admin = undefined;
+      this.close(reason);
     }
-    this.close(reason);
   }
 
   /** Ends the association: every connection closes, the controller is free. Idempotent. */

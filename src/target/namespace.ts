@@ -26,7 +26,7 @@ export class Namespace {
   readonly blockSize: number;
   /** log2 of the block size (LBADS). */
   readonly blockShift: number;
-  readonly blockCount: number;
+  blockCount: number;
   readonly readOnly: boolean;
   readonly uuid: Uint8Array;
   readonly nguid: Uint8Array | undefined;

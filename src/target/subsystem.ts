@@ -172,6 +172,14 @@ export class Subsystem {
     return namespace.backend;
   }
 
+  /** The backend has more blocks than before: hosts are told. */
+  namespaceGrown(nsid: number): void {
+    const namespace = this.namespaces[nsid];
+    if (namespace === undefined) return;
+    namespace.blockCount = namespace.backend.blockCount;
+    this.#namespaceChanged(nsid);
+  }
+
   #namespaceChanged(nsid: number): void {
     for (const controller of this.#controllers.values()) controller.namespaceChanged(nsid);
   }

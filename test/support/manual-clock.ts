@@ -27,7 +27,8 @@ export class ManualClock implements Clock {
     const untilMs = this.#nowMs + ms;
     for (;;) {
       let next: { atMs: number; callback: () => void } | undefined;
-      for (const entry of this.#timers) if (entry.atMs <= untilMs && (next === undefined || entry.atMs < next.atMs)) next = entry;
+      for (const entry of this.#timers)
+        if (entry.atMs <= untilMs && (next === undefined || entry.atMs < next.atMs)) next = entry;
       if (next === undefined) break;
       const due = next;
       this.#timers = this.#timers.filter((other) => other !== due);

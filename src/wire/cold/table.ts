@@ -187,6 +187,7 @@ class TableCodec<T> implements Codec<T> {
   }
 
   decode(bytes: Uint8Array, offset = 0): T {
+    assert(Number.isInteger(offset) && offset >= 0, `${this.name} cannot be at ${offset}`);
     const available = Math.max(0, bytes.length - offset);
     if (available < this.size) {
       throw new WireError('short', this.name, undefined, 0, `is ${available} bytes long, ${this.size} are needed`);

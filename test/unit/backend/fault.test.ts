@@ -16,7 +16,8 @@ describe('FaultBackend', () => {
     inner = new MemoryBackend({ blockSize: 512, blockCount: 64 });
     backend = new FaultBackend(inner, { clock, rules });
   }
-  const readIo = (block: number, count = 1): TestBlockIo => new TestBlockIo({ offset: block * 512, length: count * 512 });
+  const readIo = (block: number, count = 1): TestBlockIo =>
+    new TestBlockIo({ offset: block * 512, length: count * 512 });
   const writeIo = (block: number, salt = 1): TestBlockIo =>
     new TestBlockIo({ offset: block * 512, data: [pattern(512, salt)] });
   async function innerBlock(block: number): Promise<Uint8Array> {

@@ -160,7 +160,9 @@ describe('FileBackend', () => {
     it('refuses what cannot be served, with the remedy', async () => {
       expect(await refusal(open({ sizeBytes: undefined }))).to.match(/no such file; create it, or give a size/);
       await writeFile(path, new Uint8Array(5000));
-      expect(await refusal(open({ sizeBytes: undefined }))).to.match(/5000 bytes are not a multiple of .* 4096; use size 8192/);
+      expect(await refusal(open({ sizeBytes: undefined }))).to.match(
+        /5000 bytes are not a multiple of .* 4096; use size 8192/,
+      );
       await truncate(path, 0);
       expect(await refusal(open({ sizeBytes: undefined }))).to.match(/is empty; give a size/);
       path = directory;
@@ -382,7 +384,12 @@ describe('FileBackend', () => {
       const backend = await open({ blockSize: 512 }, { calls });
       calls.bytesMax = 1000;
       const whole = pattern(10 * 512, 3);
-      const pieces = [whole.subarray(0, 300), whole.subarray(300, 2900), whole.subarray(2900, 3000), whole.subarray(3000)];
+      const pieces = [
+        whole.subarray(0, 300),
+        whole.subarray(300, 2900),
+        whole.subarray(2900, 3000),
+        whole.subarray(3000),
+      ];
       expect(await run(backend, 'write', { offset: 512, data: pieces })).to.equal(0);
       const io = new TestBlockIo({ offset: 512, length: 10 * 512 });
       expect(await submit(backend, 'read', io)).to.equal(0);

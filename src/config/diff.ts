@@ -1,0 +1,139 @@
+/**
+ * What a running target has to do to get from one configuration to another without disturbing hosts that the change does not concern.
+ * Apply in this order: remove ports, change and remove subsystems, add subsystems, add and change ports, then discovery and the rest.
+ */
+import { isDeepStrictEqual } from 'node:util';
+import type {
+  DiscoveryConfig,
+  LogLevel,
+  NamespaceConfig,
+  PortConfig,
+  ReferralConfig,
+  SubsystemConfig,
+  TargetConfig,
+} from './types.ts';
+
+/** @public */
+export interface SubsystemChange {
+  readonly nqn: string;
+  /** Set if the allow-list changed. */
+  readonly hosts?: { readonly allowAnyHost: boolean; readonly hosts: readonly string[] };
+  /** Before those are added: a namespace that is replaced stands in both. */
+  readonly removeNamespaces: readonly number[];
+  readonly addNamespaces: readonly NamespaceConfig[];
+  /** The same namespace with more blocks. */
+  readonly growNamespaces: readonly { readonly nsid: number; readonly sizeBytes: number }[];
+}
+
+/** @public */
+export interface ConfigDiff {
+  readonly removeSubsystems: readonly string[];
+  readonly addSubsystems: readonly SubsystemConfig[];
+  readonly changeSubsystems: readonly SubsystemChange[];
+  /** A port whose address changed stands in both. */
+  readonly removePorts: readonly number[];
+  readonly addPorts: readonly PortConfig[];
+  /** Which subsystems a port shows. */
+  readonly changePorts: readonly { readonly portId: number; readonly subsystems: readonly string[] }[];
+  /** Set if it changed. */
+  readonly discovery?: DiscoveryConfig | 'off';
+  readonly referrals?: readonly ReferralConfig[];
+  readonly logLevel?: LogLevel;
+  /** Changes that cannot be made under connected hosts, one line each: they wait for a restart. */
+  readonly restart: readonly string[];
+  /** True if there is nothing to do, not even at a restart. */
+  readonly isEmpty: boolean;
+}
+
+/** @public */
+export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDiff {
+  const restart: string[] = [];
+  const subsystems = pairs(before.subsystems, after.subsystems, (subsystem) => subsystem.nqn);
+  const changeSubsystems = subsystems.kept
+    .map(([old, next]) => changeOf(old, next, restart))
+    .filter((change) => change !== undefined);
+  const ports = pairs(before.ports, after.ports, (port) => port.portId);
+  const moved = ports.kept.filter(([old, next]) => old.address !== next.address || old.service !== next.service);
+  const stayed = ports.kept.filter((pair) => !moved.includes(pair));
+  for (const [old, next] of stayed) restartKeys(`port ${old.portId}`, old, next, ['subsystems'], restart);
+  restartKeys('limits', before.limits, after.limits, [], restart);
+  const same = isDeepStrictEqual;
+  const diff = {
+    removeSubsystems: subsystems.removed.map((subsystem) => subsystem.nqn),
+    addSubsystems: subsystems.added,
+    changeSubsystems,
+    removePorts: [...ports.removed, ...moved.map(([old]) => old)].map((port) => port.portId),
+    addPorts: [...ports.added, ...moved.map(([, next]) => next)],
+    changePorts: stayed
+      .filter(([old, next]) => !same(old.subsystems, next.subsystems))
+      .map(([, { portId, subsystems: shown }]) => ({ portId, subsystems: shown })),
+    ...(same(before.discovery, after.discovery) ? {} : { discovery: after.discovery }),
+    ...(same(before.referrals, after.referrals) ? {} : { referrals: after.referrals }),
+    ...(before.log.level === after.log.level ? {} : { logLevel: after.log.level }),
+    restart,
+  };
+  const isEmpty = Object.values(diff).every((value) => Array.isArray(value) && value.length === 0);
+  // an empty list of referrals is a change, too
+  return { ...diff, isEmpty: isEmpty && diff.referrals === undefined };
+}
+
+function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]): SubsystemChange | undefined {
+  restartKeys(`subsystem ${old.nqn}`, old, next, ['namespaces', 'hosts', 'allowAnyHost'], restart);
+  const namespaces = pairs(old.namespaces, next.namespaces, (namespace) => namespace.nsid);
+  const removeNamespaces = namespaces.removed.map((namespace) => namespace.nsid);
+  const addNamespaces = [...namespaces.added];
+  const growNamespaces: { nsid: number; sizeBytes: number }[] = [];
+  for (const [from, to] of namespaces.kept) {
+    if (isDeepStrictEqual(from, to)) continue;
+    const sizeBytes = grownSize(from, to);
+    if (sizeBytes !== undefined) {
+      growNamespaces.push({ nsid: to.nsid, sizeBytes });
+    } else {
+      removeNamespaces.push(from.nsid);
+      addNamespaces.push(to);
+    }
+  }
+  const sameHosts =
+    old.allowAnyHost === next.allowAnyHost && isDeepStrictEqual(new Set(old.hosts), new Set(next.hosts));
+  if (sameHosts && removeNamespaces.length + addNamespaces.length + growNamespaces.length === 0) return undefined;
+  return {
+    nqn: next.nqn,
+    ...(sameHosts ? {} : { hosts: { allowAnyHost: next.allowAnyHost, hosts: next.hosts } }),
+    removeNamespaces,
+    addNamespaces,
+    growNamespaces,
+  };
+}
+
+/** The new size if that is all that changed, and upwards. */
+function grownSize(from: NamespaceConfig, to: NamespaceConfig): number | undefined {
+  const before = from.backend.sizeBytes;
+  const after = to.backend.sizeBytes;
+  if (before === undefined || after === undefined || after <= before) return undefined;
+  const resized = { ...from, backend: { ...from.backend, sizeBytes: after } };
+  return isDeepStrictEqual(resized, to) ? after : undefined;
+}
+
+function restartKeys<T extends object>(what: string, old: T, next: T, live: (keyof T)[], restart: string[]): void {
+  for (const key of Object.keys({ ...old, ...next }) as (keyof T)[]) {
+    if (live.includes(key) || isDeepStrictEqual(old[key], next[key])) continue;
+    restart.push(`${what}: ${String(key)} ${String(old[key] ?? 'default')} -> ${String(next[key] ?? 'default')}`);
+  }
+}
+
+function pairs<T>(
+  before: readonly T[],
+  after: readonly T[],
+  keyOf: (item: T) => string | number,
+): { removed: T[]; added: T[]; kept: [T, T][] } {
+  const old = new Map(before.map((item) => [keyOf(item), item]));
+  const next = new Map(after.map((item) => [keyOf(item), item]));
+  return {
+    removed: before.filter((item) => !next.has(keyOf(item))),
+    added: after.filter((item) => !old.has(keyOf(item))),
+    kept: before.flatMap((item): [T, T][] => {
+      const other = next.get(keyOf(item));
+      return other === undefined ? [] : [[item, other]];
+    }),
+  };
+}

@@ -1,0 +1,191 @@
+/** A target's configuration from command-line flags; without any, a target to try things out with. */
+import { ConfigError } from '../util/error.ts';
+import { DEFAULTS, DEMO_NAMESPACE_BYTES, DEMO_NQN } from './defaults.ts';
+import { ConfigIssue, type Path, wrong } from './issue.ts';
+import { normalize } from './normalize.ts';
+import type {
+  BackendInput,
+  DigestInput,
+  LogLevel,
+  NamespaceInput,
+  PortInput,
+  SubsystemInput,
+  TargetConfig,
+} from './types.ts';
+import { validateShape } from './validate.ts';
+import { parseEndpoint } from './values.ts';
+
+/** What the flags of `nvmeferry target` hold, unchecked. Names in messages are those of the flags. @public */
+export interface TargetFlags {
+  /** `ADDRESS[:PORT]`, each a port. Default 127.0.0.1:4420. */
+  listen?: readonly string[];
+  /** NQN of the subsystem. */
+  subsystem?: string;
+  /** `SIZE[,blockSize=N][,nsid=N][,uuid=U][,readOnly]`, each a namespace. */
+  memory?: readonly string[];
+  /** `PATH[,size=SIZE][,...]` */
+  file?: readonly string[];
+  /** `SIZE[,...]` */
+  null?: readonly string[];
+  /** `ADDRESS[:PORT]` or `off`. Default: port 8009 of the first address. */
+  discovery?: string;
+  /** NQNs of the hosts that may connect. Default: any. */
+  host?: readonly string[];
+  serial?: string;
+  model?: string;
+  maxQueues?: number;
+  maxQueueSize?: number;
+  inCapsuleDataSize?: string;
+  maxH2cData?: string;
+  headerDigest?: DigestInput;
+  dataDigest?: DigestInput;
+  logLevel?: LogLevel;
+}
+
+/**
+ * @throws ConfigError one line: the flag, what was found, what is allowed
+ * @public
+ */
+export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
+  const names: FlagNames = { listen: [], namespaces: [] };
+  try {
+    const input = {
+      subsystems: [subsystemOf(flags, names)],
+      ports: portsOf(flags, names),
+      ...(flags.discovery === undefined ? {} : { discovery: discoveryOf(flags.discovery) }),
+      ...(flags.logLevel === undefined ? {} : { log: { level: flags.logLevel } }),
+    };
+    validateShape(input);
+    return normalize(input, { baseDirectory: process.cwd() });
+  } catch (error) {
+    if (!(error instanceof ConfigIssue)) throw error;
+    const other = error.other === undefined ? '' : ` (by ${flagOf(error.other, names)})`;
+    throw new ConfigError(`${flagOf(error.path, names)}: ${error.message}${other}`, { cause: error });
+  }
+}
+
+/** Which flag each list entry came from. */
+interface FlagNames {
+  readonly listen: string[];
+  readonly namespaces: string[];
+}
+
+function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
+  const namespaces: NamespaceInput[] = [];
+  for (const type of ['memory', 'file', 'null'] as const) {
+    for (const spec of flags[type] ?? []) {
+      names.namespaces.push(`--${type} ${spec}`);
+      namespaces.push(namespaceOf(type, spec));
+    }
+  }
+  if (namespaces.length === 0) {
+    names.namespaces.push('--memory');
+    namespaces.push({ backend: { type: 'memory', size: DEMO_NAMESPACE_BYTES } });
+  }
+  return {
+    nqn: flags.subsystem ?? DEMO_NQN,
+    namespaces,
+    ...given({ hosts: flags.host?.slice(), serial: flags.serial, model: flags.model, maxQueues: flags.maxQueues }),
+  };
+}
+
+function portsOf(flags: TargetFlags, names: FlagNames): PortInput[] {
+  const { address, service } = DEFAULTS.port;
+  const listen = flags.listen ?? [`${address}:${service}`];
+  return listen.map((text) => {
+    names.listen.push(`--listen ${text}`);
+    return {
+      ...parseEndpoint(text, ['--listen'], { address, service }),
+      ...given({
+        maxQueueSize: flags.maxQueueSize,
+        inCapsuleDataSize: flags.inCapsuleDataSize,
+        maxH2cData: flags.maxH2cData,
+        headerDigest: flags.headerDigest,
+        dataDigest: flags.dataDigest,
+      }),
+    };
+  });
+}
+
+function discoveryOf(text: string): 'off' | { address: string; service: number } {
+  const { address } = DEFAULTS.port;
+  return text === 'off'
+    ? 'off'
+    : parseEndpoint(text, ['--discovery'], { address, service: DEFAULTS.discovery.service });
+}
+
+/** The entries that are there. */
+function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}
+
+// ---- namespaces ------------------------------------------------------------------------------------------------------------------
+
+const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64)=(.*)$/;
+const OPTIONS_ALLOWED = 'size=, blockSize=, nsid=, uuid=, nguid=, eui64=, readOnly';
+
+/** `VALUE,key=value,...`. The options are taken from the end, so that a path may have commas. */
+function namespaceOf(type: 'memory' | 'file' | 'null', spec: string): NamespaceInput {
+  const path: Path = [`--${type}`];
+  const parts = spec.split(',');
+  const options = new Map<string, string>();
+  while (parts.length > 1) {
+    const last = parts.at(-1)!;
+    const match = OPTION.exec(last);
+    if (match !== null) options.set(match[1]!, match[2]!);
+    else if (last === 'readOnly') options.set(last, '');
+    else break;
+    parts.pop();
+  }
+  if (type !== 'file' && parts.length > 1) wrong(path, parts.at(-1), OPTIONS_ALLOWED);
+  const value = parts.join(',');
+  if (value === '') wrong(path, spec, type === 'file' ? 'PATH[,size=SIZE][,option...]' : 'SIZE[,option...]');
+  const number = (key: string): number | undefined => {
+    const text = options.get(key);
+    if (text === undefined) return undefined;
+    return /^\d{1,9}$/.test(text) ? Number(text) : wrong(path, `${key}=${text}`, `${key}=NUMBER`);
+  };
+  const blockSize = given({ blockSize: number('blockSize') });
+  const backend: BackendInput =
+    type === 'file'
+      ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize }
+      : { type, size: value, ...blockSize };
+  return {
+    backend,
+    ...given({
+      nsid: number('nsid'),
+      uuid: options.get('uuid'),
+      nguid: options.get('nguid'),
+      eui64: options.get('eui64'),
+    }),
+    ...(options.has('readOnly') ? { readOnly: true } : {}),
+  };
+}
+
+// ---- messages --------------------------------------------------------------------------------------------------------------------
+
+const FLAGS: Record<string, string> = {
+  nqn: '--subsystem',
+  hosts: '--host',
+  maxQueues: '--max-queues',
+  maxQueueSize: '--max-queue-size',
+  inCapsuleDataSize: '--in-capsule-data-size',
+  maxH2cData: '--max-h2c-data',
+  headerDigest: '--header-digest',
+  dataDigest: '--data-digest',
+  level: '--log-level',
+};
+
+/** The flag behind a place of the configuration that was made from the flags. */
+function flagOf(path: Path, names: FlagNames): string {
+  const [root, index, key, item] = path;
+  if (typeof root !== 'string' || root.startsWith('--')) return String(root);
+  if (key === 'namespaces' && typeof item === 'number') return names.namespaces[item] ?? '--memory';
+  const last = path.findLast((step) => typeof step === 'string') ?? '';
+  const flag = FLAGS[last];
+  if (flag !== undefined) return flag;
+  if (root === 'ports') return names.listen[Number(index)] ?? '--listen';
+  return root === 'discovery' ? '--discovery' : `--${last}`;
+}

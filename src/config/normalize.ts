@@ -1,0 +1,293 @@
+/** From what was written (and fits the schema) to a complete configuration, checking what one place means for another. */
+import { resolve } from 'node:path';
+import type { BackendConfig } from '../backend/open.ts';
+import { BOUNDS, DEFAULTS } from './defaults.ts';
+import { ConfigIssue, type Path, show, wrong } from './issue.ts';
+import type {
+  BackendInput,
+  DiscoveryConfig,
+  LimitsConfig,
+  NamespaceConfig,
+  NamespaceInput,
+  PortConfig,
+  PortInput,
+  ReferralConfig,
+  ReferralInput,
+  SubsystemConfig,
+  SubsystemInput,
+  TargetConfig,
+  TargetConfigInput,
+} from './types.ts';
+import {
+  checkAddress,
+  checkAscii,
+  checkNqn,
+  checkSubsystemNqn,
+  parseBlockedSize,
+  parseIdentifier,
+  parseService,
+  parseSize,
+  parseUuid,
+} from './values.ts';
+
+export interface NormalizeOptions {
+  /** What relative file paths are relative to. */
+  readonly baseDirectory: string;
+  /** False: subsystem and host names need not be proper NQNs. */
+  readonly strictNqn?: boolean;
+}
+
+/** @throws ConfigIssue the first thing that cannot be */
+export function normalize(input: TargetConfigInput, options: NormalizeOptions): TargetConfig {
+  const strict = options.strictNqn ?? true;
+  const subsystems = input.subsystems.map((subsystem, i) =>
+    normalizeSubsystem(subsystem, ['subsystems', i], options.baseDirectory, strict),
+  );
+  unique(
+    subsystems,
+    (subsystem) => subsystem.nqn,
+    (i) => ['subsystems', i, 'nqn'],
+  );
+  checkFilesApart(subsystems);
+
+  const ports = normalizePorts(input.ports ?? [{}]);
+  checkPortSubsystems(ports, subsystems);
+  const discovery = normalizeDiscovery(input.discovery, ports);
+  return {
+    subsystems,
+    ports,
+    discovery,
+    referrals: (input.referrals ?? []).map((referral, i) => normalizeReferral(referral, ['referrals', i])),
+    limits: normalizeLimits(input.limits ?? {}),
+    log: { level: input.log?.level ?? DEFAULTS.log.level },
+  };
+}
+
+/** @throws ConfigIssue at the second of two equal keys. `undefined` equals nothing. */
+function unique<T>(
+  items: readonly T[],
+  keyOf: (item: T) => string | number | undefined,
+  pathOf: (index: number) => Path,
+): void {
+  const seen = new Map<string | number, number>();
+  items.forEach((item, i) => {
+    const key = keyOf(item);
+    if (key === undefined) return;
+    const first = seen.get(key);
+    if (first !== undefined) throw new ConfigIssue(pathOf(i), `${show(key)} is used already`, pathOf(first));
+    seen.set(key, i);
+  });
+}
+
+/** What the items say, and for those that say nothing the lowest numbers that are free. */
+function numbered<T>(items: readonly T[], given: (item: T) => number | undefined): number[] {
+  const taken = new Set(items.map(given));
+  let next = 1;
+  return items.map((item) => {
+    const number = given(item);
+    if (number !== undefined) return number;
+    while (taken.has(next)) next++;
+    return next++;
+  });
+}
+
+// ---- subsystems ------------------------------------------------------------------------------------------------------------------
+
+function normalizeSubsystem(
+  input: SubsystemInput,
+  path: Path,
+  baseDirectory: string,
+  strict: boolean,
+): SubsystemConfig {
+  const defaults = DEFAULTS.subsystem;
+  const hosts = (input.hosts ?? []).map((nqn, i) => checkNqn(nqn, [...path, 'hosts', i], strict));
+  if (input.allowAnyHost === true && hosts.length > 0) {
+    wrong([...path, 'allowAnyHost'], true, 'false beside a list of hosts, or no such list');
+  }
+  const cntlidMin = input.cntlidMin ?? defaults.cntlidMin;
+  const cntlidMax = input.cntlidMax ?? defaults.cntlidMax;
+  if (cntlidMin > cntlidMax) {
+    wrong(
+      [...path, input.cntlidMin === undefined ? 'cntlidMax' : 'cntlidMin'],
+      input.cntlidMin ?? cntlidMax,
+      `cntlidMin at most cntlidMax (${cntlidMin} to ${cntlidMax} is empty)`,
+    );
+  }
+  const given = input.namespaces ?? [];
+  const nsids = numbered(given, (namespace) => namespace.nsid);
+  const namespaces = given.map((namespace, i) =>
+    normalizeNamespace(namespace, nsids[i]!, [...path, 'namespaces', i], baseDirectory),
+  );
+  for (const key of ['nsid', 'uuid', 'nguid', 'eui64'] as const) {
+    unique(
+      namespaces,
+      (namespace) => namespace[key],
+      (i) => [...path, 'namespaces', i, key],
+    );
+  }
+  return {
+    nqn: checkSubsystemNqn(input.nqn, [...path, 'nqn'], strict),
+    serial:
+      input.serial === undefined ? undefined : checkAscii(input.serial, BOUNDS.serialCharsMax, [...path, 'serial']),
+    model: input.model === undefined ? undefined : checkAscii(input.model, BOUNDS.modelCharsMax, [...path, 'model']),
+    allowAnyHost: input.allowAnyHost ?? hosts.length === 0,
+    hosts,
+    maxQueues: input.maxQueues ?? defaults.maxQueues,
+    maxControllers: input.maxControllers ?? defaults.maxControllers,
+    cntlidMin,
+    cntlidMax,
+    controllerModel: input.controllerModel ?? defaults.controllerModel,
+    namespaces,
+  };
+}
+
+function normalizeNamespace(input: NamespaceInput, nsid: number, path: Path, baseDirectory: string): NamespaceConfig {
+  const readOnly = input.readOnly ?? false;
+  return {
+    nsid,
+    backend: normalizeBackend(input.backend, readOnly, [...path, 'backend'], baseDirectory),
+    uuid: input.uuid === undefined ? undefined : parseUuid(input.uuid, [...path, 'uuid']),
+    nguid: input.nguid === undefined ? undefined : parseIdentifier(input.nguid, 16, [...path, 'nguid']),
+    eui64: input.eui64 === undefined ? undefined : parseIdentifier(input.eui64, 8, [...path, 'eui64']),
+    readOnly,
+  };
+}
+
+function normalizeBackend(input: BackendInput, readOnly: boolean, path: Path, baseDirectory: string): BackendConfig {
+  const blockSize = input.blockSize ?? DEFAULTS.blockSize;
+  const sizeBytes = input.size === undefined ? undefined : parseBlockedSize(input.size, blockSize, [...path, 'size']);
+  if (input.type === 'file')
+    return { type: 'file', path: resolve(baseDirectory, input.path), blockSize, sizeBytes, readOnly };
+  if (sizeBytes === undefined) throw new ConfigIssue(path, 'the key "size" is missing');
+  if (input.type === 'memory' && sizeBytes > BOUNDS.memoryBytesMax)
+    wrong([...path, 'size'], input.size, 'at most 64TiB of memory');
+  return { type: input.type, blockSize, sizeBytes };
+}
+
+/** One file behind two namespaces is lost data, unless both only read it. */
+function checkFilesApart(subsystems: readonly SubsystemConfig[]): void {
+  const seen = new Map<string, { path: Path; readOnly: boolean }>();
+  subsystems.forEach((subsystem, s) => {
+    subsystem.namespaces.forEach((namespace, n) => {
+      if (namespace.backend.type !== 'file') return;
+      const path: Path = ['subsystems', s, 'namespaces', n, 'backend', 'path'];
+      const first = seen.get(namespace.backend.path);
+      if (first !== undefined && !(first.readOnly && namespace.readOnly)) {
+        throw new ConfigIssue(
+          path,
+          `${namespace.backend.path} is used already, and only read-only namespaces share a file`,
+          first.path,
+        );
+      }
+      seen.set(namespace.backend.path, { path, readOnly: namespace.readOnly });
+    });
+  });
+}
+
+// ---- ports -----------------------------------------------------------------------------------------------------------------------
+
+function normalizePorts(inputs: readonly PortInput[]): PortConfig[] {
+  const ids = numbered(inputs, (port) => port.portId);
+  const ports = inputs.map((input, i) => normalizePort(input, ids[i]!, ['ports', i]));
+  unique(
+    ports,
+    (port) => port.portId,
+    (i) => ['ports', i, 'portId'],
+  );
+  unique(
+    ports,
+    (port) => (port.service === 0 ? undefined : endpoint(port)),
+    (i) => ['ports', i, 'service'],
+  );
+  return ports;
+}
+
+function endpoint(port: { address: string; service: number }): string {
+  return port.address.includes(':') ? `[${port.address}]:${port.service}` : `${port.address}:${port.service}`;
+}
+
+function normalizePort(input: PortInput, portId: number, path: Path): PortConfig {
+  const defaults = DEFAULTS.port;
+  return {
+    portId,
+    address: checkAddress(input.address ?? defaults.address, [...path, 'address']),
+    service: parseService(input.service ?? defaults.service, [...path, 'service']),
+    subsystems: input.subsystems ?? ['*'],
+    inCapsuleDataSize: ranged(input.inCapsuleDataSize ?? defaults.inCapsuleDataSize, 0, BOUNDS.inCapsuleMax, 16, [
+      ...path,
+      'inCapsuleDataSize',
+    ]),
+    maxH2cData: ranged(input.maxH2cData ?? defaults.maxH2cData, BOUNDS.h2cMin, BOUNDS.h2cMax, 4, [
+      ...path,
+      'maxH2cData',
+    ]),
+    maxQueueSize: input.maxQueueSize ?? defaults.maxQueueSize,
+    headerDigest: input.headerDigest === undefined ? defaults.headerDigest : input.headerDigest === 'allow',
+    dataDigest: input.dataDigest === undefined ? defaults.dataDigest : input.dataDigest === 'allow',
+  };
+}
+
+function ranged(value: number | string, min: number, max: number, step: number, path: Path): number {
+  const bytes = parseSize(value, path);
+  if (bytes < min || bytes > max || bytes % step !== 0)
+    wrong(path, value, `a multiple of ${step} from ${min} to ${max} bytes`);
+  return bytes;
+}
+
+function checkPortSubsystems(ports: readonly PortConfig[], subsystems: readonly SubsystemConfig[]): void {
+  const known = new Set(['*', ...subsystems.map((subsystem) => subsystem.nqn)]);
+  ports.forEach((port, p) => {
+    port.subsystems.forEach((nqn, i) => {
+      if (!known.has(nqn))
+        wrong(['ports', p, 'subsystems', i], nqn, `'*', or the NQN of a subsystem in this configuration`);
+    });
+  });
+}
+
+function normalizeDiscovery(
+  input: TargetConfigInput['discovery'],
+  ports: readonly PortConfig[],
+): DiscoveryConfig | 'off' {
+  if (input === 'off' || input === false) return 'off';
+  const discovery = {
+    portId: input?.portId ?? DEFAULTS.discovery.portId,
+    address: checkAddress(input?.address ?? ports[0]?.address ?? DEFAULTS.port.address, ['discovery', 'address']),
+    service: parseService(input?.service ?? DEFAULTS.discovery.service, ['discovery', 'service']),
+  };
+  ports.forEach((port, i) => {
+    if (port.portId === discovery.portId) {
+      throw new ConfigIssue(
+        ['ports', i, 'portId'],
+        `${port.portId} is the id of the discovery port; use another one, or set discovery.portId`,
+      );
+    }
+    if (port.service !== 0 && endpoint(port) === endpoint(discovery)) {
+      throw new ConfigIssue(
+        ['ports', i, 'service'],
+        `${endpoint(port)} is the discovery service; use another port, or set discovery`,
+      );
+    }
+  });
+  return discovery;
+}
+
+function normalizeReferral(input: ReferralInput, path: Path): ReferralConfig {
+  return {
+    portId: input.portId,
+    address: checkAddress(input.address, [...path, 'address']),
+    service: parseService(input.service, [...path, 'service'], 1),
+    nqn: input.nqn === undefined ? undefined : checkNqn(input.nqn, [...path, 'nqn']),
+  };
+}
+
+function normalizeLimits(input: NonNullable<TargetConfigInput['limits']>): LimitsConfig {
+  const defaults = DEFAULTS.limits;
+  const path = ['limits', 'connectionBuffers'];
+  const connectionBuffers = parseSize(input.connectionBuffers ?? defaults.connectionBuffers, path);
+  if (connectionBuffers < BOUNDS.h2cMin) wrong(path, input.connectionBuffers, `at least ${BOUNDS.h2cMin} bytes`);
+  return {
+    connectionBuffers,
+    setupTimeoutMs: input.setupTimeoutMs ?? defaults.setupTimeoutMs,
+    drainTimeoutMs: input.drainTimeoutMs ?? defaults.drainTimeoutMs,
+  };
+}

@@ -1,0 +1,91 @@
+/** The JSON schema of a configuration file: its shape, types and ranges. What relates two places is checked by normalize.ts. */
+import { BLOCK_SIZES, BOUNDS } from './defaults.ts';
+
+const size = { type: ['integer', 'string'] };
+const service = { type: ['integer', 'string'] };
+const text = { type: 'string' };
+const flag = { type: 'boolean' };
+const digest = { enum: ['allow', 'refuse'] };
+const blockSize = { enum: BLOCK_SIZES };
+const integer = (minimum: number, maximum: number): object => ({ type: 'integer', minimum, maximum });
+const list = (items: object): object => ({ type: 'array', items });
+const record = (properties: Record<string, object>, required: string[] = []): object => ({
+  type: 'object',
+  properties,
+  required,
+  additionalProperties: false,
+});
+const portId = integer(1, BOUNDS.portIdMax);
+const cntlid = integer(1, BOUNDS.cntlidMax);
+const sized = (type: string): object => record({ type: { const: type }, size, blockSize }, ['type', 'size']);
+
+const backend = {
+  type: 'object',
+  discriminator: { propertyName: 'type' },
+  required: ['type'],
+  oneOf: [
+    sized('memory'),
+    sized('null'),
+    record({ type: { const: 'file' }, path: { type: 'string', minLength: 1 }, size, blockSize }, ['type', 'path']),
+  ],
+};
+
+const namespace = record(
+  { nsid: integer(1, BOUNDS.nsidMax), backend, uuid: text, nguid: text, eui64: text, readOnly: flag },
+  ['backend'],
+);
+
+const subsystem = record(
+  {
+    nqn: text,
+    serial: text,
+    model: text,
+    allowAnyHost: flag,
+    hosts: list(text),
+    maxQueues: integer(1, BOUNDS.queuesMax),
+    maxControllers: integer(1, BOUNDS.cntlidMax),
+    cntlidMin: cntlid,
+    cntlidMax: cntlid,
+    controllerModel: { enum: ['dynamic', 'static'] },
+    namespaces: list(namespace),
+  },
+  ['nqn'],
+);
+
+const port = record({
+  portId,
+  address: text,
+  service,
+  subsystems: list(text),
+  inCapsuleDataSize: size,
+  maxH2cData: size,
+  maxQueueSize: integer(BOUNDS.queueSizeMin, BOUNDS.queueSizeMax),
+  headerDigest: digest,
+  dataDigest: digest,
+});
+
+/** @public */
+export const CONFIG_SCHEMA: object = {
+  $schema: 'http://json-schema.org/draft-07/schema#',
+  title: 'nvmeferry target configuration',
+  ...record(
+    {
+      subsystems: list(subsystem),
+      ports: list(port),
+      discovery: {
+        if: { type: 'object' },
+        // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON schema
+        then: record({ portId, address: text, service }),
+        else: { enum: ['off', false] },
+      },
+      referrals: list(record({ portId, address: text, service, nqn: text }, ['portId', 'address', 'service'])),
+      limits: record({
+        connectionBuffers: size,
+        setupTimeoutMs: integer(100, 3_600_000),
+        drainTimeoutMs: integer(0, 3_600_000),
+      }),
+      log: record({ level: { enum: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] } }),
+    },
+    ['subsystems'],
+  ),
+};

@@ -1,0 +1,159 @@
+/** A target's configuration: what a file or the flags say (`...Input`), and the same with every default filled in and checked. */
+import type { BackendConfig } from '../backend/open.ts';
+
+export type { BackendConfig } from '../backend/open.ts';
+
+/** Bytes as a number, or `512MiB`, `10G`. @public */
+export type SizeInput = number | string;
+export type DigestInput = 'allow' | 'refuse';
+export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+export type ControllerModel = 'dynamic' | 'static';
+
+// ---- as written ------------------------------------------------------------------------------------------------------------------
+
+/** @public */
+export interface TargetConfigInput {
+  subsystems: SubsystemInput[];
+  ports?: PortInput[];
+  discovery?: { address?: string; service?: number | string; portId?: number } | 'off' | false;
+  referrals?: ReferralInput[];
+  limits?: { connectionBuffers?: SizeInput; setupTimeoutMs?: number; drainTimeoutMs?: number };
+  log?: { level?: LogLevel };
+}
+
+/** @public */
+export interface SubsystemInput {
+  nqn: string;
+  serial?: string;
+  model?: string;
+  allowAnyHost?: boolean;
+  hosts?: string[];
+  maxQueues?: number;
+  maxControllers?: number;
+  cntlidMin?: number;
+  cntlidMax?: number;
+  controllerModel?: ControllerModel;
+  namespaces?: NamespaceInput[];
+}
+
+/** @public */
+export interface NamespaceInput {
+  nsid?: number;
+  backend: BackendInput;
+  uuid?: string;
+  nguid?: string;
+  eui64?: string;
+  readOnly?: boolean;
+}
+
+/** @public */
+export type BackendInput =
+  | { type: 'memory' | 'null'; size: SizeInput; blockSize?: number }
+  | { type: 'file'; path: string; size?: SizeInput; blockSize?: number };
+
+/** @public */
+export interface PortInput {
+  portId?: number;
+  address?: string;
+  service?: number | string;
+  subsystems?: string[];
+  inCapsuleDataSize?: SizeInput;
+  maxH2cData?: SizeInput;
+  maxQueueSize?: number;
+  headerDigest?: DigestInput;
+  dataDigest?: DigestInput;
+}
+
+/** @public */
+export interface ReferralInput {
+  portId: number;
+  address: string;
+  service: number | string;
+  nqn?: string;
+}
+
+// ---- complete --------------------------------------------------------------------------------------------------------------------
+
+/** Complete and consistent: what the target is built from. @public */
+export interface TargetConfig {
+  readonly subsystems: readonly SubsystemConfig[];
+  readonly ports: readonly PortConfig[];
+  readonly discovery: DiscoveryConfig | 'off';
+  readonly referrals: readonly ReferralConfig[];
+  readonly limits: LimitsConfig;
+  readonly log: { readonly level: LogLevel };
+}
+
+/** @public */
+export interface SubsystemConfig {
+  readonly nqn: string;
+  /** Absent: the target makes one from the NQN. */
+  readonly serial?: string | undefined;
+  readonly model?: string | undefined;
+  readonly allowAnyHost: boolean;
+  readonly hosts: readonly string[];
+  /** I/O queue pairs of one controller. */
+  readonly maxQueues: number;
+  /** Controllers at once. */
+  readonly maxControllers: number;
+  readonly cntlidMin: number;
+  readonly cntlidMax: number;
+  /** `static`: hosts may ask for a controller id of the range. */
+  readonly controllerModel: ControllerModel;
+  readonly namespaces: readonly NamespaceConfig[];
+}
+
+/** @public */
+export interface NamespaceConfig {
+  readonly nsid: number;
+  readonly backend: BackendConfig;
+  /** Lower case, with hyphens. Absent: the target makes one from NQN and NSID. */
+  readonly uuid?: string | undefined;
+  /** 32 lower-case hex digits. */
+  readonly nguid?: string | undefined;
+  /** 16 lower-case hex digits. */
+  readonly eui64?: string | undefined;
+  readonly readOnly: boolean;
+}
+
+/** @public */
+export interface PortConfig {
+  readonly portId: number;
+  /** IPv4 or IPv6 address. */
+  readonly address: string;
+  /** TCP port; 0: any free one. */
+  readonly service: number;
+  /** NQNs; '*' for all. */
+  readonly subsystems: readonly string[];
+  readonly inCapsuleDataSize: number;
+  readonly maxH2cData: number;
+  /** Entries of an I/O queue. */
+  readonly maxQueueSize: number;
+  readonly headerDigest: boolean;
+  readonly dataDigest: boolean;
+}
+
+/** @public */
+export interface DiscoveryConfig {
+  readonly portId: number;
+  readonly address: string;
+  readonly service: number;
+}
+
+/** @public */
+export interface ReferralConfig {
+  readonly portId: number;
+  readonly address: string;
+  readonly service: number;
+  readonly nqn?: string | undefined;
+}
+
+/** @public */
+export interface LimitsConfig {
+  /** Bytes of data buffers that one connection may hold. */
+  readonly connectionBuffers: number;
+  /** From accept to a successful Connect. */
+  readonly setupTimeoutMs: number;
+  /** What commands under way get to finish when the target is told to end. */
+  readonly drainTimeoutMs: number;
+}

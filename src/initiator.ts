@@ -1,0 +1,29 @@
+/**
+ * The host's side of NVMe over TCP: connect to controllers, read and write their namespaces, discover subsystems.
+ * @packageDocumentation
+ */
+export { AdminQueue, type PassthruCommand, type PassthruResult } from './initiator/admin-queue.ts';
+export type { AsyncEvent } from './initiator/async-events.ts';
+export {
+  type FeatureOptions,
+  HostController,
+  type HostControllerEvents,
+  type HostControllerState,
+} from './initiator/controller.ts';
+export type { GetLogPageOptions } from './initiator/controller-commands.ts';
+export {
+  DiscoveryController,
+  type DiscoveryEvents,
+  type DiscoveryOptions,
+  type DiscoveryVisit,
+  discover,
+  discoverReferrals,
+  entryAddress,
+} from './initiator/discovery.ts';
+export { defaultHostIdentity, type HostIdentity } from './initiator/identity.ts';
+export { IoDispatcher } from './initiator/io-dispatcher.ts';
+export { HostNamespace, type IoOptions } from './initiator/namespace.ts';
+export type { HostOptions } from './initiator/options.ts';
+export { type CommandDone, HostQueuePair } from './initiator/queue-pair.ts';
+export { formatNvmeUri, isNvmeUri, type NvmeUri, parseNvmeUri } from './initiator/uri.ts';
+export { ConfigError, NvmeofError, NvmeStatusError, TransportError } from './util/error.ts';

@@ -1,0 +1,212 @@
+/**
+ * Spreads I/O commands over the queue pairs of the association of the moment, and keeps what cannot be sent now: because every slot is in use, or
+ * because the controller is not connected. Its `submit*` calls are the data path of a controller: while a slot is free they go straight to it.
+ */
+import { Direction, IoOpcode } from '../spec/opcode.ts';
+import { PathStatus } from '../spec/status.ts';
+import { type CommandDone, type HostCommand, NO_DATA } from '../transport/tcp/host-command.ts';
+import { SQE_BYTES } from '../wire/sqe.ts';
+import { buildSqe } from './admin-queue.ts';
+import type { HostQueuePair } from './queue-pair.ts';
+
+/** A command that waits for a slot or for the controller. */
+interface WaitingIo {
+  readonly sqe: DataView;
+  readonly direction: number;
+  readonly buffer: Uint8Array;
+  readonly shortAllowed: boolean;
+  readonly replayable: boolean;
+  readonly onDone: CommandDone;
+  readonly context: unknown;
+}
+
+/** A context that may say that its commands are no longer wanted: they are not sent again then. */
+export interface Cancellable {
+  readonly cancelled: boolean;
+}
+
+const FUA = 0x4000_0000;
+const DEAC = 0x0200_0000;
+
+/** @public */
+export class IoDispatcher {
+  #queuePairs: readonly HostQueuePair[] = [];
+  #next = 0;
+  #waiting: WaitingIo[] = [];
+  #failFast = false;
+  /** Commands that were sent again after a loss, for statistics. */
+  replayedCount = 0;
+
+  /** Commands that wait for a slot or for the controller. */
+  get waitingCount(): number {
+    return this.#waiting.length;
+  }
+
+  get connected(): boolean {
+    return this.#queuePairs.length !== 0;
+  }
+
+  /** Data of whole blocks; `onDone` gets a 15-bit status, 0x370 if the controller could not be reached in time. */
+  submitRead(
+    nsid: number,
+    slba: number,
+    blockCount: number,
+    buffer: Uint8Array,
+    onDone: CommandDone,
+    context: unknown,
+  ): void {
+    const queuePair = this.#pick();
+    if (queuePair?.submitRead(nsid, slba, blockCount, buffer, onDone, context)) return;
+    this.#waitBlocks(IoOpcode.Read, Direction.ControllerToHost, nsid, slba, blockCount - 1, buffer, onDone, context);
+  }
+
+  submitWrite(
+    nsid: number,
+    slba: number,
+    blockCount: number,
+    buffer: Uint8Array,
+    onDone: CommandDone,
+    context: unknown,
+    fua: boolean = false,
+  ): void {
+    const queuePair = this.#pick();
+    if (queuePair?.submitWrite(nsid, slba, blockCount, buffer, onDone, context, fua)) return;
+    const cdw12 = (blockCount - 1) | (fua ? FUA : 0);
+    this.#waitBlocks(IoOpcode.Write, Direction.HostToController, nsid, slba, cdw12, buffer, onDone, context);
+  }
+
+  submitWriteZeroes(
+    nsid: number,
+    slba: number,
+    blockCount: number,
+    deallocate: boolean,
+    onDone: CommandDone,
+    context: unknown,
+  ): void {
+    const queuePair = this.#pick();
+    if (queuePair?.submitWriteZeroes(nsid, slba, blockCount, deallocate, onDone, context)) return;
+    const cdw12 = (blockCount - 1) | (deallocate ? DEAC : 0);
+    this.#waitBlocks(IoOpcode.WriteZeroes, Direction.None, nsid, slba, cdw12, NO_DATA, onDone, context);
+  }
+
+  submitFlush(nsid: number, onDone: CommandDone, context: unknown): void {
+    const queuePair = this.#pick();
+    if (queuePair?.submitFlush(nsid, onDone, context)) return;
+    this.#waitBlocks(IoOpcode.Flush, Direction.None, nsid, 0, 0, NO_DATA, onDone, context);
+  }
+
+  /** Any I/O command. @param replayable it may be sent again if the connection is lost before it completes */
+  submitRaw(
+    sqe: DataView,
+    direction: number,
+    buffer: Uint8Array,
+    onDone: CommandDone,
+    context: unknown,
+    shortAllowed: boolean,
+    replayable: boolean,
+  ): void {
+    const queuePair = this.#pick();
+    if (queuePair?.submitRaw(sqe, 0, direction, buffer, onDone, context, shortAllowed, replayable) !== undefined)
+      return;
+    this.#wait({ sqe, direction, buffer, shortAllowed, replayable, onDone, context });
+  }
+
+  /** The next queue pair with a free slot, unless others wait already. */
+  #pick(): HostQueuePair | undefined {
+    if (this.#waiting.length !== 0) return undefined;
+    return this.#pickFree();
+  }
+
+  #pickFree(): HostQueuePair | undefined {
+    const pairs = this.#queuePairs;
+    for (let tries = pairs.length; tries > 0; tries--) {
+      this.#next = this.#next + 1 >= pairs.length ? 0 : this.#next + 1;
+      const queuePair = pairs[this.#next]!;
+      if (queuePair.freeCount !== 0) return queuePair;
+    }
+    return undefined;
+  }
+
+  #waitBlocks(
+    opcode: number,
+    direction: number,
+    nsid: number,
+    slba: number,
+    cdw12: number,
+    buffer: Uint8Array,
+    onDone: CommandDone,
+    context: unknown,
+  ): void {
+    const sqe = buildSqe({ opcode, nsid, cdw10: slba >>> 0, cdw11: slba / 0x1_0000_0000, cdw12 });
+    this.#wait({ sqe, direction, buffer, shortAllowed: false, replayable: true, onDone, context });
+  }
+
+  #wait(io: WaitingIo): void {
+    if (this.#failFast) {
+      queueMicrotask(() => io.onDone(PathStatus.HostPathingError, 0, io.context));
+      return;
+    }
+    this.#waiting.push(io);
+    for (const queuePair of this.#queuePairs) queuePair.ownerWaits = true;
+  }
+
+  /** The controller is connected: what waits goes first. */
+  attach(queuePairs: readonly HostQueuePair[]): void {
+    this.#queuePairs = queuePairs;
+    this.#next = 0;
+    this.#failFast = false;
+    this.#send();
+  }
+
+  /** A queue pair has a free slot. */
+  slotFree(): void {
+    this.#send();
+  }
+
+  #send(): void {
+    let sent = 0;
+    for (const io of this.#waiting) {
+      const queuePair = this.#pickFree();
+      if (queuePair === undefined) break;
+      sent++;
+      const { sqe, direction, buffer, onDone, context, shortAllowed, replayable } = io;
+      queuePair.submitRaw(sqe, 0, direction, buffer, onDone, context, shortAllowed, replayable);
+    }
+    if (sent !== 0) this.#waiting.splice(0, sent);
+    const waits = this.#waiting.length !== 0;
+    for (const queuePair of this.#queuePairs) queuePair.ownerWaits = waits;
+  }
+
+  /**
+   * The connections are lost (and closed): what may be sent again waits, in front; what may not fails.
+   * @param queuePairs of the lost association
+   */
+  detach(queuePairs: readonly HostQueuePair[]): void {
+    this.#queuePairs = [];
+    const again: WaitingIo[] = [];
+    const keep = (command: HostCommand, sqes: DataView): boolean => {
+      const cancelled = (command.context as Partial<Cancellable> | undefined)?.cancelled === true;
+      if (!command.replayable || this.#failFast || cancelled) return false;
+      const sqe = new DataView(sqes.buffer.slice(command.sqeBase, command.sqeBase + SQE_BYTES));
+      const { direction, buffer, shortAllowed, replayable, onDone, context } = command;
+      again.push({ sqe, direction, buffer, shortAllowed, replayable, onDone, context });
+      return true;
+    };
+    for (const queuePair of queuePairs) queuePair.endActive((command) => keep(command, queuePair.connection.sqes));
+    this.replayedCount += again.length;
+    this.#waiting = again.concat(this.#waiting);
+  }
+
+  /** Fails what waits, and from now on what is submitted while not connected. */
+  failWaiting(status: number = PathStatus.HostPathingError): void {
+    this.#failFast = true;
+    for (const io of this.#waiting.splice(0)) io.onDone(status, 0, io.context);
+  }
+
+  /** Takes back what waits with this context. @returns commands that were taken back, without `onDone` */
+  cancelWaiting(context: unknown): number {
+    const before = this.#waiting.length;
+    this.#waiting = this.#waiting.filter((io) => io.context !== context);
+    return before - this.#waiting.length;
+  }
+}

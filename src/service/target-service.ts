@@ -1,0 +1,186 @@
+/**
+ * A configuration, running: opens the backends, builds the target, and carries later configurations into it without disturbing hosts that the
+ * change does not concern. What `nvmeferry target` is, as a library.
+ */
+import PQueue from 'p-queue';
+import { openBackend } from '../backend/open.ts';
+import { diffConfig } from '../config/diff.ts';
+import type { DiscoveryConfig, NamespaceConfig, PortConfig, SubsystemConfig, TargetConfig } from '../config/types.ts';
+import type { Logger } from '../log/logger.ts';
+import { rateLimitedWarn } from '../log/rate-limited.ts';
+import type { Port } from '../target/port.ts';
+import type { Subsystem } from '../target/subsystem.ts';
+import { Target } from '../target/target.ts';
+import { type Clock, systemClock } from '../util/clock.ts';
+
+/** @public */
+export interface TargetServiceOptions {
+  readonly config: TargetConfig;
+  readonly log: Logger;
+  readonly clock?: Clock | undefined;
+}
+
+/** What a reload did. @public */
+export interface ReloadReport {
+  readonly changed: boolean;
+  /** Changes that wait for a restart, one line each. */
+  readonly restart: readonly string[];
+}
+
+const PEER_WARNINGS_PER_MINUTE = 20;
+const MINUTE_MS = 60_000;
+/** Backends opened at once at start. */
+const OPEN_CONCURRENCY = 8;
+const NORMAL_CLOSE = /^(the host closed|controller reset|the port is closed|the subsystem is removed)/;
+
+/** @public */
+export class TargetService {
+  readonly target: Target;
+  readonly #log: Logger;
+  #config: TargetConfig;
+  /** Reloads and the end, one after the other. */
+  readonly #changes = new PQueue({ concurrency: 1 });
+
+  private constructor(options: TargetServiceOptions) {
+    const clock = options.clock ?? systemClock;
+    this.#config = options.config;
+    this.#log = options.log;
+    const warn = rateLimitedWarn(options.log, { clock, burst: PEER_WARNINGS_PER_MINUTE, intervalMs: MINUTE_MS });
+    const { limits } = options.config;
+    this.target = new Target({
+      clock,
+      tcp: { bufferBytesMax: limits.connectionBuffers, setupTimeoutMs: limits.setupTimeoutMs },
+      events: {
+        connected: ({ cntlid, hostnqn, subsystem, katoMs }) =>
+          this.#log.info({ cntlid, hostnqn, subnqn: subsystem.nqn, katoMs }, 'Controller connected'),
+        closed: ({ cntlid, hostnqn, subsystem }, reason) =>
+          this.#log.info({ cntlid, hostnqn, subnqn: subsystem.nqn, reason }, 'Controller closed'),
+        connectionClosed: (port, peer, reason) => {
+          if (!NORMAL_CLOSE.test(reason))
+            warn('connection', { portId: port.portId, peer, reason }, 'Connection closed');
+        },
+        fatal: ({ cntlid, subsystem }, err) =>
+          this.#log.error({ cntlid, subnqn: subsystem.nqn, err }, 'Controller fatal status'),
+      },
+    });
+  }
+
+  /**
+   * Opens everything and listens.
+   * @throws ConfigError, NvmeofError: one line with the remedy; nothing is left open then
+   */
+  static async start(options: TargetServiceOptions): Promise<TargetService> {
+    const service = new TargetService(options);
+    try {
+      const { config } = options;
+      for (const subsystem of config.subsystems) await service.#addSubsystem(subsystem);
+      for (const port of config.ports) await service.#addPort(port);
+      await service.#setDiscovery(undefined, config.discovery);
+      service.target.setReferrals(config.referrals);
+      return service;
+    } catch (error) {
+      await service.target.close();
+      throw error;
+    }
+  }
+
+  get config(): TargetConfig {
+    return this.#config;
+  }
+
+  /** Carries the difference to `next` into the running target; in order with other reloads. */
+  reload(next: TargetConfig): Promise<ReloadReport> {
+    return this.#changes.add(() => this.#apply(next)) as Promise<ReloadReport>;
+  }
+
+  async #apply(next: TargetConfig): Promise<ReloadReport> {
+    const diff = diffConfig(this.#config, next);
+    const { target } = this;
+    for (const portId of diff.removePorts) await target.removePort(portId);
+    for (const change of diff.changeSubsystems) {
+      const subsystem = target.subsystem(change.nqn)!;
+      if (change.hosts !== undefined) target.setHosts(subsystem, change.hosts.allowAnyHost, change.hosts.hosts);
+      for (const nsid of change.removeNamespaces) await target.removeNamespace(subsystem, nsid);
+      for (const namespace of change.addNamespaces) await this.#addNamespace(subsystem, namespace);
+      for (const { nsid, sizeBytes } of change.growNamespaces) await this.#grow(subsystem, nsid, sizeBytes);
+    }
+    for (const nqn of diff.removeSubsystems) await target.removeSubsystem(nqn);
+    for (const subsystem of diff.addSubsystems) await this.#addSubsystem(subsystem);
+    for (const port of diff.addPorts) await this.#addPort(port);
+    for (const { portId, subsystems } of diff.changePorts) {
+      const port = target.port(portId);
+      if (port !== undefined) target.setPortSubsystems(port, subsystems);
+    }
+    if (diff.discovery !== undefined) await this.#setDiscovery(this.#config.discovery, diff.discovery);
+    if (diff.referrals !== undefined) target.setReferrals(diff.referrals);
+    if (diff.logLevel !== undefined) this.#log.level = diff.logLevel;
+    this.#config = next;
+    return { changed: !diff.isEmpty, restart: diff.restart };
+  }
+
+  async #addSubsystem(config: SubsystemConfig): Promise<void> {
+    const subsystem = this.target.addSubsystem({
+      nqn: config.nqn,
+      serial: config.serial,
+      model: config.model,
+      allowAnyHost: config.allowAnyHost,
+      hosts: config.hosts,
+      ioQueuesMax: config.maxQueues,
+      controllersMax: config.maxControllers,
+      cntlidMin: config.cntlidMin,
+      cntlidMax: config.cntlidMax,
+      controllerModel: config.controllerModel,
+    });
+    const opening = new PQueue({ concurrency: OPEN_CONCURRENCY });
+    await opening.addAll(config.namespaces.map((namespace) => () => this.#addNamespace(subsystem, namespace)));
+  }
+
+  async #addNamespace(subsystem: Subsystem, config: NamespaceConfig): Promise<void> {
+    const backend = await openBackend(
+      config.readOnly && config.backend.type === 'file' ? { ...config.backend, readOnly: true } : config.backend,
+    );
+    try {
+      this.target.addNamespace(subsystem, { ...config, backend });
+    } catch (error) {
+      await backend.close();
+      throw error;
+    }
+  }
+
+  async #grow(subsystem: Subsystem, nsid: number, sizeBytes: number): Promise<void> {
+    const namespace = subsystem.namespaces[nsid];
+    if (namespace?.backend.grow === undefined) return;
+    await namespace.backend.grow(sizeBytes / namespace.blockSize);
+    subsystem.namespaceGrown(nsid);
+  }
+
+  #addPort(config: PortConfig): Promise<Port> {
+    return this.target.addPort({
+      portId: config.portId,
+      address: config.address,
+      service: config.service,
+      subsystems: config.subsystems,
+      queueEntriesMax: config.maxQueueSize,
+      tcp: {
+        inCapsuleBytes: config.inCapsuleDataSize,
+        maxH2cDataBytes: config.maxH2cData,
+        headerDigest: config.headerDigest,
+        dataDigest: config.dataDigest,
+      },
+    });
+  }
+
+  /** The discovery port shows no subsystem of its own: hosts find there what the other ports show. */
+  async #setDiscovery(before: DiscoveryConfig | 'off' | undefined, next: DiscoveryConfig | 'off'): Promise<void> {
+    if (before !== undefined && before !== 'off') await this.target.removePort(before.portId);
+    if (next !== 'off') await this.target.addPort({ ...next, subsystems: [] });
+  }
+
+  /**
+   * Ends: what runs may finish within the configured time. Idempotent.
+   * @returns the number of commands that were cut off
+   */
+  async close(): Promise<number> {
+    return (await this.#changes.add(() => this.target.close(this.#config.limits.drainTimeoutMs))) ?? 0;
+  }
+}
