@@ -2,6 +2,7 @@
 /** The `nvmeferry` command. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { registerDemoCommand } from './demo.ts';
 import { ExitCode, exitCodeOf, oneLine } from './exit.ts';
 import { registerTargetCommand } from './target.ts';
 
@@ -16,6 +17,7 @@ export function makeProgram(): Command {
     .exitOverride()
     .showHelpAfterError('(--help shows what there is)');
   registerTargetCommand(program);
+  registerDemoCommand(program);
   return program;
 }
 

@@ -36,7 +36,7 @@ export function createLogger(options: LoggerOptions = {}): Logger {
       level,
       base: null,
       redact: { paths: [...REDACTED], censor: '[redacted]' },
-      formatters: { level: (label) => ({ level: label }), log: withoutPayload, bindings: withoutPayload },
+      formatters: { level: (label) => ({ level: label }), log: withoutPayload },
     },
     options.destination ?? pino.destination({ fd: STDERR, sync: true }),
   );

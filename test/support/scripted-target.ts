@@ -73,7 +73,8 @@ function parsePdu(bytes: Buffer): HostPdu {
     dataLength: type === 6 ? bytes.readUInt32LE(16) : 0,
     fes: bytes.readUInt16LE(8),
     fei: bytes.readUInt32LE(10),
-    data: (isTerm || type === 6 || type === 4) && dataStart !== 0 ? bytes.subarray(dataStart, dataEnd) : Buffer.alloc(0),
+    data:
+      (isTerm || type === 6 || type === 4) && dataStart !== 0 ? bytes.subarray(dataStart, dataEnd) : Buffer.alloc(0),
   };
 }
 
@@ -101,7 +102,9 @@ function withHeaderDigest(head: Buffer, digests: Digests): Buffer {
 
 /** PDUs to the host; every field can be made wrong. */
 export const pdu = {
-  icResp(fields: { pfv?: number; cpda?: number; dgst?: number; maxh2cdata?: number; hlen?: number; plen?: number } = {}): Buffer {
+  icResp(
+    fields: { pfv?: number; cpda?: number; dgst?: number; maxh2cdata?: number; hlen?: number; plen?: number } = {},
+  ): Buffer {
     const bytes = header(Buffer.alloc(128), 1, 0, fields.hlen ?? 128, 0, fields.plen ?? 128);
     bytes.writeUInt16LE(fields.pfv ?? 0, 8);
     bytes[10] = fields.cpda ?? 0;
@@ -112,7 +115,15 @@ export const pdu = {
   /** @param status 15-bit */
   capsuleResp(
     cid: number,
-    fields: { status?: number; dw0?: number; dw1?: number; sqhd?: number; plen?: number; hlen?: number; flags?: number } & Digests = {},
+    fields: {
+      status?: number;
+      dw0?: number;
+      dw1?: number;
+      sqhd?: number;
+      plen?: number;
+      hlen?: number;
+      flags?: number;
+    } & Digests = {},
   ): Buffer {
     const size = fields.hdgst ? 28 : 24;
     const flags = fields.flags ?? (fields.hdgst ? 1 : 0);
@@ -162,7 +173,14 @@ export const pdu = {
     cccid: number,
     fields: { ttag?: number; offset?: number; length?: number; hlen?: number; plen?: number } & Digests = {},
   ): Buffer {
-    const head = header(Buffer.alloc(24), 9, fields.hdgst ? 1 : 0, fields.hlen ?? 24, 0, fields.plen ?? (fields.hdgst ? 28 : 24));
+    const head = header(
+      Buffer.alloc(24),
+      9,
+      fields.hdgst ? 1 : 0,
+      fields.hlen ?? 24,
+      0,
+      fields.plen ?? (fields.hdgst ? 28 : 24),
+    );
     head.writeUInt16LE(cccid, 8);
     head.writeUInt16LE(fields.ttag ?? 1, 10);
     head.writeUInt32LE(fields.offset ?? 0, 12);
@@ -387,7 +405,11 @@ export class ScriptedController {
     return true;
   }
 
-  #fabrics(request: HostPdu, connection: ScriptedConnection, answer: (fields?: { dw0?: number; dw1?: number }) => void): void {
+  #fabrics(
+    request: HostPdu,
+    connection: ScriptedConnection,
+    answer: (fields?: { dw0?: number; dw1?: number }) => void,
+  ): void {
     if (request.fctype === 1) {
       const qid = request.sqe.readUInt16LE(42);
       this.qids.set(connection, qid);

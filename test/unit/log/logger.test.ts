@@ -36,7 +36,7 @@ describe('log', () => {
     const payload = Buffer.from('SECRETBLOCK'.repeat(10));
     const view = new Uint8Array(payload);
     logger.info({ data: payload, io: { view, segments: [view, view], cid: 3 }, ranges: [1, 2] }, 'write');
-    logger.child({ data: view }).warn('again');
+    logger.child({ cntlid: 1 }).warn({ data: view }, 'again');
     expect(text()).to.not.contain('SECRETBLOCK');
     expect(text(), 'as numbers').to.not.contain('83,69,67').and.not.contain('"0":83');
     expect(lines[0]).to.deep.include({
