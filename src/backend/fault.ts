@@ -176,6 +176,12 @@ export class FaultBackend implements BlockBackend {
     return this.#inner.allocatedBytes?.() ?? this.blockSize * this.blockCount;
   }
 
+  /** @throws AssertionError if the inner backend cannot */
+  async grow(blockCount: number): Promise<void> {
+    assert(this.#inner.grow !== undefined, `A ${this.kind} backend does not grow`);
+    await this.#inner.grow(blockCount);
+  }
+
   addRule(rule: FaultRule): FaultHandle {
     assert(rule.hold !== true || rule.delayMs === undefined, 'A fault rule holds or delays, not both');
     const made = new Rule(rule, this.#rules);

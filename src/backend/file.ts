@@ -4,7 +4,9 @@
  * once; what garbage remains is fs's own. A write is complete when the page cache has it, durable after flush or FUA (fdatasync).
  */
 import fs from 'node:fs';
+import { promisify } from 'node:util';
 import { DNR, MediaStatus, Status } from '../spec/status.ts';
+import { assert } from '../util/assert.ts';
 import { NvmeofError } from '../util/error.ts';
 import type { BlockBackend, BlockIo } from './block-backend.ts';
 import type { HolePunch } from './hole-punch.ts';
@@ -77,7 +79,7 @@ export class FileBackend implements BlockBackend {
   readonly kind = 'file';
   readonly path: string;
   readonly blockSize: number;
-  readonly blockCount: number;
+  blockCount: number;
   readonly volatileWriteCache = true;
   readonly readsZeroAfterDeallocate: boolean;
   readonly readOnly: boolean;
@@ -344,6 +346,19 @@ export class FileBackend implements BlockBackend {
   #afterSync(op: FileOp): void {
     if (op.kind === Kind.Read) this.#enqueue(op);
     else this.#finish(op, Status.Success);
+  }
+
+  /** @throws NvmeofError NVMEOF_ERR_BACKEND if the file system has no room for it; the old size stands then */
+  async grow(blockCount: number): Promise<void> {
+    assert(blockCount >= this.blockCount, `File ${this.path} cannot shrink`);
+    try {
+      await promisify(fs.ftruncate)(this.#fd, blockCount * this.blockSize);
+      await promisify(fs.fsync)(this.#fd);
+    } catch (cause) {
+      const reason = (cause as Error).message;
+      throw new NvmeofError('NVMEOF_ERR_BACKEND', `File ${this.path} cannot grow: ${reason}`, { cause });
+    }
+    this.blockCount = blockCount;
   }
 
   // ---- end -----------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ function zeroes(length: number): Uint8Array {
 export class NullBackend implements BlockBackend {
   readonly kind = 'null';
   readonly blockSize: number;
-  readonly blockCount: number;
+  blockCount: number;
   readonly volatileWriteCache = false;
   readonly readsZeroAfterDeallocate = true;
   readonly lendsMemory = true;
@@ -70,6 +70,10 @@ export class NullBackend implements BlockBackend {
 
   #drop(io: BlockIo): void {
     io.complete(this.readOnly ? Status.NamespaceWriteProtected : Status.Success);
+  }
+
+  async grow(blockCount: number): Promise<void> {
+    this.blockCount = blockCount;
   }
 
   async close(): Promise<void> {}

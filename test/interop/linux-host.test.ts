@@ -6,11 +6,12 @@
 import { open, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
+import type { NamespaceInput, SubsystemInput, TargetConfigInput } from '../../src/config/types.ts';
 import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { type GuestKernel, kernelRelease } from './support/paths.ts';
 import { freePorts } from './support/ports.ts';
-import { type SubsystemConfig, type TargetConfig, TargetProcess } from './support/product.ts';
+import { TargetProcess } from './support/product.ts';
 
 const discoveryNqn = 'nqn.2014-08.org.nvmexpress.discovery';
 const memoryNqn = 'nqn.2026-01.test.nvmeferry:memory';
@@ -29,7 +30,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
 
     let vm: GuestVm;
     let target: TargetProcess;
-    let config: TargetConfig;
+    let config: TargetConfigInput;
     let capture: Capture;
     let port: number;
     let discoveryPort: number;
@@ -194,8 +195,8 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
   });
 }
 
-function targetConfig(port: number, discoveryPort: number, path: string): TargetConfig {
-  const subsystems: SubsystemConfig[] = [
+function targetConfig(port: number, discoveryPort: number, path: string): TargetConfigInput {
+  const subsystems: SubsystemInput[] = [
     {
       nqn: memoryNqn,
       allowAnyHost: true,
@@ -218,18 +219,17 @@ function targetConfig(port: number, discoveryPort: number, path: string): Target
 }
 
 /** A third subsystem, and namespace 3 in the first. */
-function withAdditions(config: TargetConfig): TargetConfig {
-  const namespace = { nsid: 3, backend: { type: 'memory', size: '64MiB', blockSize: 4096 } } as const;
-  const late: SubsystemConfig = { nqn: lateNqn, allowAnyHost: true, namespaces: [{ ...namespace, nsid: 1 }] };
+function withAdditions({ subsystems, ports = [], ...rest }: TargetConfigInput): TargetConfigInput {
+  const namespace: NamespaceInput = { nsid: 3, backend: { type: 'memory', size: '64MiB', blockSize: 4096 } };
+  const grown = subsystems.map((subsystem) =>
+    subsystem.nqn === memoryNqn
+      ? { ...subsystem, namespaces: [...(subsystem.namespaces ?? []), namespace] }
+      : subsystem,
+  );
   return {
-    ...config,
-    subsystems: [
-      ...config.subsystems.map((one) =>
-        one.nqn === memoryNqn ? { ...one, namespaces: [...one.namespaces, namespace] } : one,
-      ),
-      late,
-    ],
-    ports: config.ports.map((one) => ({ ...one, subsystems: [...one.subsystems, lateNqn] })),
+    ...rest,
+    subsystems: [...grown, { nqn: lateNqn, allowAnyHost: true, namespaces: [{ ...namespace, nsid: 1 }] }],
+    ports: ports.map((one) => ({ ...one, subsystems: [...(one.subsystems ?? []), lateNqn] })),
   };
 }
 

@@ -342,6 +342,18 @@ export function describeBackendCompliance(name: string, options: ComplianceOptio
         }
       });
 
+      it('grows: the new blocks read zero, the old ones stay', async () => {
+        await write(blockCount - 2, [blocks(2, 13)]);
+        const added = 1200;
+        await backend.grow!(blockCount + added);
+        expect(backend.blockCount).to.equal(blockCount + added);
+        model = concat([model, new Uint8Array(added * blockSize)]);
+        await check(blockCount - 2, 2 + added);
+        await write(blockCount - 1, [blocks(3, 14)]);
+        await write(blockCount + added - 1, [blocks(1, 15)]);
+        await check(blockCount - 2, 2 + added);
+      });
+
       it('completes what is in flight before close resolves; closes once', async () => {
         const ios = Array.from(
           { length: 100 },

@@ -202,7 +202,9 @@ export class ScriptedConnection {
   readonly pdus: HostPdu[] = [];
   /** Bytes of each 'data' event: how the host cut its writes. */
   readonly chunks: number[] = [];
-  #bytes = Buffer.alloc(0);
+  #parts: Buffer[] = [];
+  #partBytes = 0;
+  #needBytes = 8;
   #taken = 0;
   #wake: (() => void)[] = [];
   ended = false;
@@ -222,14 +224,24 @@ export class ScriptedConnection {
 
   #onData(chunk: Buffer): void {
     this.chunks.push(chunk.length);
-    this.#bytes = Buffer.concat([this.#bytes, chunk]);
-    while (this.#bytes.length >= 8) {
-      const plen = this.#bytes.readUInt32LE(4);
-      if (this.#bytes.length < plen) break;
-      const request = parsePdu(Buffer.from(this.#bytes.subarray(0, plen)));
-      this.#bytes = this.#bytes.subarray(plen);
+    this.#parts.push(chunk);
+    this.#partBytes += chunk.length;
+    // joined only when a whole PDU is there: a long one would be copied once per chunk otherwise
+    if (this.#partBytes < this.#needBytes) return;
+    let bytes = Buffer.concat(this.#parts);
+    this.#needBytes = 8;
+    while (bytes.length >= 8) {
+      const plen = bytes.readUInt32LE(4);
+      if (bytes.length < plen) {
+        this.#needBytes = plen;
+        break;
+      }
+      const request = parsePdu(Buffer.from(bytes.subarray(0, plen)));
+      bytes = bytes.subarray(plen);
       if (this.handler?.(request, this) !== true) this.pdus.push(request);
     }
+    this.#parts = [bytes];
+    this.#partBytes = bytes.length;
     this.#wakeAll();
   }
 

@@ -8,38 +8,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { TargetConfigInput } from '../../../src/config/types.ts';
 import { projectRoot } from './paths.ts';
 
 const cliPath: string = join(projectRoot, 'dist', 'cli', 'main.js');
-
-export interface BackendConfig {
-  readonly type: 'memory' | 'file' | 'null';
-  /** Such as 256MiB. */
-  readonly size: string;
-  readonly blockSize: 512 | 4096;
-  readonly path?: string;
-}
-
-export interface SubsystemConfig {
-  readonly nqn: string;
-  readonly allowAnyHost: boolean;
-  readonly hosts?: readonly string[];
-  readonly namespaces: readonly { readonly nsid: number; readonly backend: BackendConfig }[];
-}
-
-export interface PortConfig {
-  readonly portId: number;
-  readonly address: string;
-  readonly service: number;
-  readonly subsystems: readonly string[];
-}
-
-/** The configuration file of `nvmeferry target`. */
-export interface TargetConfig {
-  readonly subsystems: readonly SubsystemConfig[];
-  readonly ports: readonly PortConfig[];
-  readonly discovery?: { readonly address: string; readonly service: number };
-}
 
 const startTimeoutMs = 20_000;
 const drainTimeoutMs = 20_000;
@@ -58,7 +30,7 @@ export class TargetProcess {
   #output = '';
 
   /** Starts a target; resolves when it says that it is ready. `configure` is told a folder for backing files. */
-  static async start(configure: (folder: string) => TargetConfig): Promise<TargetProcess> {
+  static async start(configure: (folder: string) => TargetConfigInput): Promise<TargetProcess> {
     const target = new TargetProcess();
     target.#writeConfig(configure(target.#folder));
     try {
@@ -95,7 +67,7 @@ export class TargetProcess {
   }
 
   /** Changes the configuration of the running target: SIGHUP. */
-  reload(config: TargetConfig): void {
+  reload(config: TargetConfigInput): void {
     this.#writeConfig(config);
     this.#child?.kill('SIGHUP');
   }
@@ -132,7 +104,7 @@ export class TargetProcess {
     return join(this.#folder, 'target.json');
   }
 
-  #writeConfig(config: TargetConfig): void {
+  #writeConfig(config: TargetConfigInput): void {
     writeFileSync(this.#configFile, JSON.stringify(config, undefined, 2)); // JSON is YAML
   }
 

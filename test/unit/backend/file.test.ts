@@ -210,6 +210,19 @@ describe('FileBackend', () => {
     });
   });
 
+  it('grow changes the file; without room, the old size stands', async () => {
+    const backend = await open();
+    await backend.grow!(2048);
+    expect((await stat(path)).size).to.equal(8 * MIB);
+    const failure = await backend.grow!(2 ** 40).then(
+      () => undefined,
+      (error: Error) => error,
+    );
+    expect(failure).to.have.property('code', 'NVMEOF_ERR_BACKEND');
+    expect(backend.blockCount).to.equal(2048);
+    expect((await stat(path)).size).to.equal(8 * MIB);
+  });
+
   describe('holes', () => {
     /** True if this machine can punch holes here. */
     async function canPunch(backend: BlockBackend): Promise<boolean> {

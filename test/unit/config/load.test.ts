@@ -328,6 +328,9 @@ log: { level: debug }
   it('read-only namespaces may share a file', () => {
     const item = '{ readOnly: true, backend: { type: file, path: a } }';
     expect(parse(file(namespaces(item, item))).subsystems[0]!.namespaces).to.have.length(2);
+    const writer = 'backend: { type: file, path: a }';
+    expect(refusal(file(namespaces(item, writer)))).to.match(/namespaces\[1\]\.backend\.path: .*used already/);
+    expect(refusal(file(namespaces(writer, item)))).to.match(/namespaces\[1\]\.backend\.path: .*used already/);
   });
 
   it('does not repeat a long value', () => {

@@ -1,0 +1,16 @@
+/** The target as a library: `nvmeferry/target`. */
+export type { BlockBackend, BlockIo } from './backend/block-backend.ts';
+export { MemoryBackend } from './backend/memory.ts';
+export { NullBackend } from './backend/null.ts';
+export { type BackendConfig, openBackend } from './backend/open.ts';
+export { configFromFlags, type TargetFlags } from './config/flags.ts';
+export { loadConfig } from './config/load.ts';
+export type { TargetConfig, TargetConfigInput } from './config/types.ts';
+export { createLogger, type LoggerOptions } from './log/logger.ts';
+export { type ReloadReport, TargetService, type TargetServiceOptions } from './service/target-service.ts';
+export type { Referral } from './target/discovery.ts';
+export type { NamespaceOptions } from './target/namespace.ts';
+export type { PortOptions } from './target/port.ts';
+export type { SubsystemOptions } from './target/subsystem.ts';
+export { Target, type TargetEvents, type TargetOptions } from './target/target.ts';
+export { ConfigError, NvmeofError } from './util/error.ts';

@@ -1,0 +1,123 @@
+/**
+ * Runs what the README shows. Its fenced blocks carry a word for it: `target` and `config` start a target, `run` is executed against it, `guest`
+ * is run by the interop suite inside a Linux guest.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { MAIN, PACKAGE_ROOT } from '../support/cli.ts';
+
+interface Block {
+  readonly language: string;
+  readonly word: string;
+  readonly text: string;
+}
+
+const README = readFileSync(join(PACKAGE_ROOT, 'README.md'), 'utf8');
+
+function blocks(): Block[] {
+  return [...README.matchAll(/^```(\w+) ?(\w*)\n([\s\S]*?)^```$/gm)].map(([, language, word, text]) => ({
+    language: language!,
+    word: word!,
+    text: text!,
+  }));
+}
+
+const block = (language: string, word: string): string => {
+  const found = blocks().filter((item) => item.language === language && item.word === word);
+  expect(found, `blocks '${language} ${word}' of the README`).to.have.length(1);
+  return found[0]!.text;
+};
+
+describe('README', function () {
+  this.timeout(60_000);
+  let directory: string;
+
+  before(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'nvmeferry-readme-'));
+    const command = join(directory, 'nvmeferry');
+    await writeFile(command, `#!/bin/sh\nexec "${process.execPath}" "${MAIN}" "$@"\n`);
+    await chmod(command, 0o755);
+  });
+  after(() => rm(directory, { recursive: true, force: true }));
+
+  const shell = (text: string): ReturnType<typeof spawn> =>
+    spawn('bash', ['-euo', 'pipefail', '-c', text], {
+      cwd: directory,
+      env: { ...process.env, PATH: `${directory}:${process.env.PATH}` },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    });
+
+  async function runToEnd(text: string): Promise<void> {
+    const child = shell(text);
+    let output = '';
+    child.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    child.stderr!.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    const [code] = (await once(child, 'close')) as [number];
+    expect(code, output).to.equal(0);
+  }
+
+  /** Starts the target of a block, runs `body` while it serves, and ends it as a user would. */
+  async function whileServing(text: string, body: () => Promise<void>): Promise<string> {
+    const child = shell(`exec ${text.trim()}`);
+    let output = '';
+    await new Promise<void>((resolve, reject) => {
+      child.stdout!.on('data', (chunk: Buffer) => {
+        output += chunk.toString();
+        if (/^ready$/m.test(output)) resolve();
+      });
+      child.once('close', () => reject(new Error(`The target ended: ${output}`)));
+    });
+    child.removeAllListeners('close');
+    try {
+      await body();
+    } finally {
+      const closed = once(child, 'close');
+      child.kill('SIGTERM');
+      await closed;
+    }
+    return output;
+  }
+
+  it('has no block that nothing runs', () => {
+    const known = ['sh ', 'sh target', 'sh run', 'ts run', 'yaml config', 'sh config', 'sh guest'];
+    for (const { language, word } of blocks()) expect(known).to.include(`${language} ${word}`);
+    // the two commands of the gates are what runs this test, and the demo of the next case
+    expect(
+      blocks()
+        .filter(({ language, word }) => language === 'sh' && word === '')
+        .map(({ text }) => text.trim()),
+    ).to.deep.equal(['npm ci && npm run demo', 'npm ci && npm test']);
+  });
+
+  it('npm run demo', () => runToEnd('nvmeferry demo'));
+
+  it('target in one line, used by our initiator and from a program', async () => {
+    const output = await whileServing(block('sh', 'target'), async () => {
+      await runToEnd(block('sh', 'run'));
+      // inside the package, so that it can import itself by name
+      const program = join(PACKAGE_ROOT, 'dist-test', `readme-${process.pid}.mjs`);
+      await writeFile(program, block('ts', 'run'));
+      try {
+        await runToEnd(`"${process.execPath}" "${program}"`);
+      } finally {
+        await rm(program);
+      }
+    });
+    const promised = /^ {4}(nvme connect .*)$/m.exec(README)![1]!;
+    expect(output).to.include(promised);
+  });
+
+  it('configuration file', async () => {
+    await writeFile(join(directory, 'target.yaml'), block('yaml', 'config'));
+    const output = await whileServing(block('sh', 'config'), async () => {});
+    expect(output)
+      .to.match(/file, 10 GiB/)
+      .and.to.match(/memory, 1 GiB, 512-byte/);
+  });
+});
