@@ -77,7 +77,7 @@ export class Association implements QueuePairOwner {
   ): Promise<Association> {
     signal?.throwIfAborted();
     const association = new Association(options, hooks);
-    const abort = (): void => association.#abort.abort();
+    const abort = (): void => association.fail(new TransportError('NVMEOF_ERR_ABORTED', 'Connect was aborted'));
     signal?.addEventListener('abort', abort, { once: true });
     try {
       await association.#establish();

@@ -2,6 +2,7 @@
  * A configuration, running: opens the backends, builds the target, and carries later configurations into it without disturbing hosts that the
  * change does not concern. What `nvmeferry target` is, as a library.
  */
+import { randomUUID } from 'node:crypto';
 import PQueue from 'p-queue';
 import { openBackend } from '../backend/open.ts';
 import { diffConfig } from '../config/diff.ts';
@@ -138,9 +139,12 @@ export class TargetService {
   async #addNamespace(subsystem: Subsystem, config: NamespaceConfig): Promise<void> {
     const backend = await openBackend(
       config.readOnly && config.backend.type === 'file' ? { ...config.backend, readOnly: true } : config.backend,
+      { onWarning: (message, err) => this.#log.warn({ subnqn: subsystem.nqn, nsid: config.nsid, err }, message) },
     );
+    // memory comes back empty after a restart: with another identity, so that no host takes it for the disk it knew
+    const uuid = config.uuid ?? (config.backend.type === 'memory' ? randomUUID() : undefined);
     try {
-      this.target.addNamespace(subsystem, { ...config, backend });
+      this.target.addNamespace(subsystem, { ...config, uuid, backend });
     } catch (error) {
       await backend.close();
       throw error;
