@@ -353,14 +353,17 @@ export class RawHost {
 
   // ---- sending
 
+  /** In the order of the calls. */
   async send(...parts: Uint8Array[]): Promise<void> {
     const bytes = Buffer.concat(parts);
     if (!this.oneByteSegments) {
       this.#write(bytes);
       return;
     }
-    await this.sendSliced(bytes, () => 1);
+    this.#sending = this.#sending.then(() => this.sendSliced(bytes, () => 1));
+    await this.#sending;
   }
+  #sending: Promise<void> = Promise.resolve();
 
   #write(bytes: Uint8Array): void {
     if (!this.socket.destroyed && this.socket.writable) this.socket.write(bytes);
@@ -637,10 +640,10 @@ export class RawHost {
   }
 
   /** Runs one command to its end. */
-  async command(fields: SqeFields, options: CommandOptions = {}): Promise<Completion> {
+  command(fields: SqeFields, options: CommandOptions = {}): Promise<Completion> {
     const cid = fields.cid ?? this.nextCid();
     const done = this.completion(cid, options);
-    await this.send(this.commandBytes({ ...fields, cid }, options));
+    void this.send(this.commandBytes({ ...fields, cid }, options));
     return done;
   }
 

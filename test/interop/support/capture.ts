@@ -19,6 +19,7 @@ export class Capture {
   readonly #dumpcap: ChildProcess;
   readonly #exited: Promise<unknown>;
   #messages = '';
+  #stopped = false;
 
   private constructor(options: DissectOptions) {
     this.#options = options;
@@ -50,6 +51,7 @@ export class Capture {
    * Stops and dissects. Throws when the capture is no evidence: nothing was recorded, or packets were lost.
    */
   async stop(): Promise<Dissection> {
+    this.#stopped = true;
     try {
       await sleep(800); // dumpcap gets packets in batches, up to 250 ms late
       this.#dumpcap.kill('SIGINT');
@@ -58,14 +60,19 @@ export class Capture {
       if (!totals) throw new Error(`dumpcap did not finish: ${this.#messages}`);
       if (totals[2] !== '0') throw new Error(`The capture lost ${totals[2]} packets`);
     } catch (error) {
-      await this.discard();
+      await this.#remove();
       throw error;
     }
     return dissectAndRemove(this.#folder, this.#options);
   }
 
-  /** Stops and forgets. */
+  /** Stops and forgets, unless it was stopped before. */
   async discard(): Promise<void> {
+    if (!this.#stopped) await this.#remove();
+  }
+
+  async #remove(): Promise<void> {
+    this.#stopped = true;
     this.#dumpcap.kill('SIGKILL');
     await this.#exited;
     rmSync(this.#folder, { recursive: true, force: true });
