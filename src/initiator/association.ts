@@ -394,7 +394,7 @@ export class Association implements QueuePairOwner {
   }
 
   #armScan(): void {
-    if (this.#lost !== undefined || this.#closing !== undefined) return;
+    if (this.#lost !== undefined) return;
     this.#scanTimer = this.options.clock.setTimer(() => {
       const { adminTimeoutMs, ioTimeoutMs } = this.options;
       this.#admin.queuePair.scan(Math.ceil(adminTimeoutMs / this.#tickMs));
@@ -459,6 +459,13 @@ export class Association implements QueuePairOwner {
 
   async #shutdown(): Promise<void> {
     const timeoutMs = Math.max(SHUTDOWN_TIMEOUT_MS, this.#identify.rtd3e / 1000);
+    const timer = this.options.clock.setTimer(
+      () =>
+        this.#lose(
+          new TransportError('NVMEOF_ERR_TIMEOUT', `${this.#where()} did not shut down within ${timeoutMs} ms`),
+        ),
+      timeoutMs,
+    );
     try {
       const cc = await this.#admin.propertyGet('CC', Property.CC);
       await this.#admin.propertySet(
@@ -470,6 +477,8 @@ export class Association implements QueuePairOwner {
     } catch (error) {
       // it is closed either way
       if (!(error instanceof NvmeofError)) throw error;
+    } finally {
+      timer.cancel();
     }
   }
 }

@@ -3,7 +3,8 @@
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import { DISCOVERY_NQN } from '../spec/nqn.ts';
-import { TcpTargetConnection, type TcpTargetOptions } from '../transport/tcp/target-connection.ts';
+import { TcpTargetConnection } from '../transport/tcp/target-connection.ts';
+import type { TcpTargetOptions } from '../transport/tcp/target-link.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import type { Clock } from '../util/clock.ts';
 import { NvmeofError } from '../util/error.ts';

@@ -100,6 +100,11 @@ export class QueuePair {
     this.#free[this.#freeCount++] = request.slot;
   }
 
+  /** Takes back what `Request.detachBuffer` gave away. */
+  returnBuffer(buffer: Uint8Array): void {
+    this.#pool.give(buffer);
+  }
+
   /**
    * Decodes and checks the command; sets `direction` and `transferBytes`.
    * @returns 0, or the status to finish with: the command must not be executed then

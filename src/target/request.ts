@@ -71,9 +71,16 @@ export class Request implements BlockIo {
     this.#pool = pool;
   }
 
-  /** True if `segments` came from the pool: the slot then stays taken until they are sent. */
+  /** True if `segments` came from the pool. */
   get holdsBuffer(): boolean {
     return this.#pooled !== undefined;
+  }
+
+  /** Gives its pooled buffer to the transport, which sends it and then calls `QueuePair.returnBuffer`: the slot is free before that. */
+  detachBuffer(): Uint8Array {
+    const buffer = this.#pooled!;
+    this.#pooled = undefined;
+    return buffer;
   }
 
   lend(view: Uint8Array): void {
@@ -148,6 +155,7 @@ export class Request implements BlockIo {
   /** Ends the command, whatever continuation it had. */
   finish(status: number): void {
     this.status = status;
+    this.transient = false; // the data is used; the answer may have to wait
     this.queuePair.completed(this);
   }
 

@@ -3,7 +3,7 @@
  */
 import { hostname } from 'node:os';
 import { DISCOVERY_NQN } from '../spec/nqn.ts';
-import { TCP_TARGET_DEFAULTS, type TcpTargetOptions } from '../transport/tcp/target-connection.ts';
+import { TCP_TARGET_DEFAULTS, type TcpTargetOptions } from '../transport/tcp/target-link.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
 import { ConfigError } from '../util/error.ts';

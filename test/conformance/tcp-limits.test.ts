@@ -1,4 +1,6 @@
 /** NVMe/TCP 1.0 termination and limits, target side: checklist 17.7. Case numbers are the checklist's. */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { expect } from 'chai';
 import { pattern, type RawHost, sqeBytes } from '../support/raw-host.ts';
 import { CopyBackend, settle, TestTarget } from '../support/test-target.ts';
@@ -265,7 +267,9 @@ describe('conformance: NVMe/TCP 17.7 termination and limits (target)', () => {
   });
 });
 
+/** After a full collection. */
 function heapUsed(): number {
-  (globalThis as { gc?: () => void }).gc?.();
+  setFlagsFromString('--expose-gc');
+  (runInNewContext('gc') as () => void)();
   return process.memoryUsage().heapUsed;
 }

@@ -7,6 +7,7 @@ import { open, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import type { NamespaceInput, SubsystemInput, TargetConfigInput } from '../../src/config/types.ts';
+import { answersOf } from './support/answers.ts';
 import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { type GuestKernel, kernelRelease } from './support/paths.ts';
@@ -53,7 +54,8 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
 
     afterEach(async function () {
       if (this.currentTest?.state === 'failed') {
-        console.error(`Target: ${target.output.slice(-2000)}\nGuest: ${(await vm.kernelLog()).slice(-15).join('\n')}`);
+        const kernelSaid = (await vm.kernelLog()).slice(-15).join('\n');
+        console.error(`The target said:\n${target.output.slice(-2000)}\nThe guest's kernel said:\n${kernelSaid}`);
         await vm.exec('umount -q /mnt; nvme disconnect-all'); // the next test starts from nothing
       }
     });
@@ -157,7 +159,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       const dissection = await capture.stop();
       expect(dissection.violations).to.deep.equal([]);
       expect([...dissection.pdusByType.keys()].sort((a, b) => a - b)).to.deep.equal([0, 1, 4, 5, 6, 7, 9]);
-      expect(dissection.connectionCount).to.be.above(30);
+      expect([...dissection.digestsAgreed].sort((a, b) => a - b)).to.deep.equal([0, 1, 2, 3]);
     });
 
     it('loses nothing acknowledged as flushed when it is killed under load, twice', async () => {
@@ -231,16 +233,6 @@ function withAdditions({ subsystems, ports = [], ...rest }: TargetConfigInput): 
     subsystems: [...grown, { nqn: lateNqn, allowAnyHost: true, namespaces: [{ ...namespace, nsid: 1 }] }],
     ports: ports.map((one) => ({ ...one, subsystems: [...(one.subsystems ?? []), lateNqn] })),
   };
-}
-
-/** "### name" lines separate the answers of a script. */
-function answersOf(output: string): Map<string, string> {
-  const answers = new Map<string, string>();
-  for (const section of output.split(/^### /m).slice(1)) {
-    const end = section.indexOf('\n');
-    answers.set(section.slice(0, end), section.slice(end + 1));
-  }
-  return answers;
 }
 
 // ---- scripts for the guest; functions from guest-lib.sh
@@ -317,7 +309,7 @@ for digests in '' '-g -G'; do
     verify $device 512 $depth 256k
     verify $device 4k $depth 2m
     verify $device 64k $depth 16m
-    verify $device 1m $depth 64m
+    verify $device 1m $depth $((depth + 16))m
   done
   disconnect_from $memory
 done
@@ -350,7 +342,7 @@ udevadm monitor --kernel --property --subsystem-match=nvme > /run/uevents &
 nvme discover -t tcp -a $address -s $discovery --persistent --keep-alive-tmo=30 -o json | jq .genctr > /run/genctr
 wait_for 30 all_live ${discoveryNqn}
 fio --name=load --filename=$(namespace_of $memory 2) --rw=randrw --bs=4k --iodepth=4 --size=4m --verify=crc32c \\
-  --ioengine=libaio --direct=1 --loops=1000 --time_based --runtime=20 > /run/fio.log 2>&1 && touch /run/fio.done &
+  --ioengine=libaio --direct=1 --loops=1000 --time_based --runtime=12 > /run/fio.log 2>&1 && touch /run/fio.done &
 sleep 1
 `;
 
@@ -376,7 +368,7 @@ const startWriters = `
 device=$(connect_to $address $port $file -i 2)
 echo $file > /run/nqn
 blkdiscard $device
-[ $(cat /sys/class/block/\${device#/dev/}/queue/write_cache) = 'write back' ] # so that fsync is a Flush command
+[ "$(cat /sys/class/block/\${device#/dev/}/queue/write_cache)" = 'write back' ] # so that fsync is a Flush command
 cat > /run/log-writer <<'WRITER'
 # One block after the other, each flushed before the next; /run/acknowledged counts what fsync has promised.
 number=0

@@ -7,7 +7,7 @@ import type { Controller } from '../../src/target/controller.ts';
 import type { Port, PortOptions } from '../../src/target/port.ts';
 import type { Subsystem, SubsystemOptions } from '../../src/target/subsystem.ts';
 import { Target } from '../../src/target/target.ts';
-import type { TcpTargetOptions } from '../../src/transport/tcp/target-connection.ts';
+import type { TcpTargetOptions } from '../../src/transport/tcp/target-link.ts';
 import { ManualClock } from './manual-clock.ts';
 import { type ConnectFields, type IcReqFields, RawHost } from './raw-host.ts';
 

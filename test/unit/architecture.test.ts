@@ -40,9 +40,14 @@ const UNRESTRICTED = ['cli', 'index.ts', 'target.ts', 'initiator.ts', 'migration
 /** Exceptions, each with its reason. */
 const EXCEPTIONS: Readonly<Record<string, string>> = {
   'util/error.ts -> spec/status.ts': 'an NvmeStatusError says the name of its status; spec/status imports nothing',
-  'transport/tcp/target-connection.ts -> target/queue-pair.ts':
-    'types only: the core hands its queue pair to the transport it is driven by',
-  'transport/tcp/target-connection.ts -> target/request.ts': 'types only: the unit of work that both sides fill',
+  ...Object.fromEntries(
+    ['connection', 'pdu-reader', 'pdu-writer'].flatMap((file) =>
+      ['queue-pair', 'request'].map((type) => [
+        `transport/tcp/target-${file}.ts -> target/${type}.ts`,
+        'types only: the core hands the transport its queue pair and the requests that both sides fill',
+      ]),
+    ),
+  ),
 };
 
 interface Import {

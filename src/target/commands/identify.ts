@@ -37,6 +37,8 @@ const VWC_PRESENT = 0x01;
 /** Flush with NSID FFFFFFFFh is supported. */
 const VWC_FLUSH_ALL = 0x06;
 const SGLS_BYTE_ALIGNED = 0x01;
+/** SGLs longer than the data are accepted. */
+const SGLS_LONGER = 0x0004_0000;
 const SGLS_OFFSET = 0x0010_0000;
 const SGLS_TRANSPORT = 0x0020_0000;
 const FCATT_STATIC = 0x01;
@@ -93,7 +95,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     kas: KEEP_ALIVE_GRANULARITY_100MS,
     lpa: LPA_EFFECTS | LPA_EXTENDED | LPA_SUPPORTED_PAGES,
     maxcmd: controller.queueEntriesMax,
-    sgls: SGLS_BYTE_ALIGNED | SGLS_OFFSET | SGLS_TRANSPORT,
+    sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_OFFSET | SGLS_TRANSPORT,
     subnqn: subsystem.nqn,
     acl: ABORT_LIMIT,
     ioccsz: (64 + controller.inCapsuleBytes) / 16,

@@ -11,6 +11,8 @@ export interface Dissection {
   readonly pduCount: number;
   /** PDU type -> how many. */
   readonly pdusByType: ReadonlyMap<number, number>;
+  /** What connections agreed on: DGST of their ICResp. */
+  readonly digestsAgreed: ReadonlySet<number>;
   /** Everything malformed or unexpected, each with its frame number; at most `maxViolations`. */
   readonly violations: readonly string[];
 }
@@ -33,7 +35,6 @@ const fields = [
   'tcp.flags.syn',
   'tcp.flags.fin',
   'tcp.flags.reset',
-  'tcp.analysis.lost_segment',
   'nvme-tcp.type',
   'nvme-tcp.flags',
   'nvme-tcp.hlen',
@@ -59,6 +60,7 @@ export async function dissect(file: string, options: DissectOptions): Promise<Di
     installedPath('bin', 'tshark'),
     [
       ...['-n', '-r', file, '-T', 'fields', '-E', 'separator=/t', '-E', 'aggregator=,', '-E', 'occurrence=a'],
+      ...['-o', 'tcp.reassemble_out_of_order:TRUE'], // two CPUs send; the capture may have it the wrong way round
       ...['-o', 'nvme-tcp.check_hdgst:TRUE', '-o', 'nvme-tcp.check_ddgst:TRUE'],
       ...options.ports.flatMap((port) => ['-d', `tcp.port==${port},nvme-tcp`]),
       ...['-Y', 'tcp', ...fields.flatMap((field) => ['-e', field])],
@@ -143,6 +145,7 @@ export class PduTrace {
   readonly #options: DissectOptions;
   readonly #connections = new Map<string, Connection>();
   readonly #pdusByType = new Map<number, number>();
+  readonly #digestsAgreed = new Set<number>();
   readonly #violations: string[] = [];
 
   constructor(options: DissectOptions) {
@@ -164,7 +167,6 @@ export class PduTrace {
       direction.bytes = Math.max(direction.bytes, Number(frame['tcp.seq'][0]) - 1 + segmentBytes);
     }
 
-    if (frame['tcp.analysis.lost_segment'].length > 0) this.#report(where, 'the capture lacks a segment');
     if (frame['_ws.malformed'].length > 0) this.#report(where, `malformed: ${frame['_ws.expert.message'].join(', ')}`);
     else if (frame['_ws.expert.severity'].some((severity) => Number(severity) >= errorSeverity)) {
       this.#report(where, frame['_ws.expert.message'].join(', '));
@@ -174,7 +176,10 @@ export class PduTrace {
     if (frame['nvme-tcp.ddgst.status'].includes(badChecksum)) this.#report(where, 'wrong data digest');
 
     const digests = frame['nvme-tcp.icresp.digest'][0];
-    if (digests !== undefined) connection.digests = Number(digests);
+    if (digests !== undefined) {
+      connection.digests = Number(digests);
+      this.#digestsAgreed.add(connection.digests);
+    }
     for (const pdu of pdusOf(frame)) this.#addPdu(where, connection, fromController, pdu);
   }
 
@@ -192,6 +197,7 @@ export class PduTrace {
       connectionCount: this.#connections.size,
       pduCount,
       pdusByType: this.#pdusByType,
+      digestsAgreed: this.#digestsAgreed,
       violations: this.#violations,
     };
   }

@@ -1,0 +1,45 @@
+/** Which cases are measured. */
+import type { Case } from './subject.ts';
+
+const SMALL = 4096;
+const LARGE = 128 << 10;
+const sides = ['read', 'write'] as const;
+
+function cases(fields: {
+  readonly blockBytes: number;
+  readonly depths: readonly number[];
+  readonly connections?: number;
+  readonly digests?: boolean;
+  readonly backend?: 'memory' | 'null';
+}): Case[] {
+  const { blockBytes, depths, connections = 1, digests = false, backend = 'memory' } = fields;
+  return sides.flatMap((rw) => depths.map((depth) => ({ rw, blockBytes, depth, connections, digests, backend })));
+}
+
+/** In a few minutes: every dimension, not every combination. */
+export function quickMatrix(): Case[] {
+  return [
+    ...cases({ blockBytes: SMALL, depths: [1, 8, 32, 128] }),
+    ...cases({ blockBytes: SMALL, depths: [32, 128], connections: 4 }),
+    ...cases({ blockBytes: LARGE, depths: [8, 32] }),
+    ...cases({ blockBytes: SMALL, depths: [32, 128], digests: true }),
+    ...cases({ blockBytes: LARGE, depths: [8], digests: true }),
+    ...cases({ blockBytes: SMALL, depths: [32, 128], backend: 'null' }),
+  ];
+}
+
+export function fullMatrix(): Case[] {
+  return (['memory', 'null'] as const).flatMap((backend) =>
+    [false, true].flatMap((digests) => [
+      ...[1, 4].flatMap((connections) =>
+        cases({ blockBytes: SMALL, depths: [1, 8, 32, 128], connections, digests, backend }),
+      ),
+      ...cases({ blockBytes: LARGE, depths: [8, 32], digests, backend }),
+    ]),
+  );
+}
+
+/** One queue depth over more and more connections. */
+export function scalingMatrix(): Case[] {
+  return [1, 4, 16, 64].flatMap((connections) => cases({ blockBytes: SMALL, depths: [128], connections }));
+}

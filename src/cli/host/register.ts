@@ -1,0 +1,34 @@
+import type { Command } from 'commander';
+import { registerBench } from './bench.ts';
+import { registerConnect } from './connect.ts';
+import { registerDiscover, registerList, registerListSubsys } from './discover.ts';
+import { registerGetFeature, registerSetFeature } from './features.ts';
+import { registerIdCtrl, registerIdNs, registerListNs } from './identify.ts';
+import { registerDsm, registerFlush, registerRead, registerWrite, registerWriteZeroes } from './io.ts';
+import { registerEffectsLog, registerErrorLog, registerFwLog, registerGetLog, registerSmartLog } from './logs.ts';
+import { registerPassthru } from './passthru.ts';
+
+/** Adds the verbs of the host side: nvme-cli's names, options and output. */
+export function registerHostCommands(program: Command): void {
+  registerDiscover(program);
+  registerList(program);
+  registerListSubsys(program);
+  registerIdCtrl(program);
+  registerIdNs(program);
+  registerListNs(program);
+  registerSmartLog(program);
+  registerErrorLog(program);
+  registerFwLog(program);
+  registerEffectsLog(program);
+  registerGetLog(program);
+  registerGetFeature(program);
+  registerSetFeature(program);
+  registerRead(program);
+  registerWrite(program);
+  registerFlush(program);
+  registerWriteZeroes(program);
+  registerDsm(program);
+  registerPassthru(program);
+  registerConnect(program);
+  registerBench(program);
+}

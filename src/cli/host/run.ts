@@ -1,0 +1,80 @@
+/** What every verb does around its work: connect, say that it takes long, end cleanly when interrupted. */
+import { HostController } from '../../initiator/controller.ts';
+import type { HostOptions } from '../../initiator/options.ts';
+import { ConfigError } from '../../util/error.ts';
+import { ExitCode } from '../exit.ts';
+
+/** SIGINT or SIGTERM ended the work. */
+class Interrupted extends Error {}
+
+/**
+ * Runs the work of a verb. SIGINT and SIGTERM give its signal, upon which it ends early, everything closed, with exit code 130; a second one
+ * ends the process.
+ */
+export async function runVerb(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const abort = new AbortController();
+  const onSignal = (): void => abort.abort(new Interrupted('Interrupted'));
+  process.once('SIGINT', onSignal);
+  process.once('SIGTERM', onSignal);
+  try {
+    await work(abort.signal);
+    if (abort.signal.aborted) process.exitCode = ExitCode.Interrupted;
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+    process.exitCode = ExitCode.Interrupted;
+  } finally {
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+  }
+}
+
+/** Connects, does the work, disconnects. A signal ends both early. */
+export async function withController<T>(
+  options: HostOptions,
+  signal: AbortSignal,
+  work: (controller: HostController) => Promise<T>,
+): Promise<T> {
+  // one shot: what is lost is reported, not waited for
+  const once: HostOptions = { ...options, ctrlLossTimeoutMs: options.ctrlLossTimeoutMs ?? 0 };
+  const controller = await progress(`connecting to ${options.address}`, HostController.connect({ ...once, signal }));
+  const onAbort = (): void => void controller.close();
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await work(controller);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    await controller.close();
+  }
+}
+
+export function requireNsid(verb: string, nsid: number | undefined): number {
+  if (nsid === undefined) throw new ConfigError(`${verb}: no namespace is named; give ?nsid=1 in the URI, or -N 1`);
+  return nsid;
+}
+
+const PROGRESS_AFTER_MS = 1000;
+const PROGRESS_EVERY_MS = 500;
+
+/** On a terminal, tells on stderr what takes longer than a second. @param state what to add, e.g. how far it is */
+export async function progress<T>(what: string, work: Promise<T>, state: () => string = () => ''): Promise<T> {
+  if (!process.stderr.isTTY) return work;
+  const startMs = performance.now();
+  let shown = false;
+  const show = (): void => {
+    shown = true;
+    const seconds = ((performance.now() - startMs) / 1000).toFixed(0);
+    process.stderr.write(`\r\x1b[K${what} ${state()} (${seconds} s)`);
+  };
+  let repeat: NodeJS.Timeout | undefined;
+  const first = setTimeout(() => {
+    show();
+    repeat = setInterval(show, PROGRESS_EVERY_MS);
+  }, PROGRESS_AFTER_MS);
+  try {
+    return await work;
+  } finally {
+    clearTimeout(first);
+    clearInterval(repeat);
+    if (shown) process.stderr.write('\r\x1b[K');
+  }
+}
