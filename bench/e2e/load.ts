@@ -117,6 +117,7 @@ class Load {
       this.#finish = resolve;
       for (let slot = 0; slot < this.#depth; slot++) this.#submit(slot, performance.now());
     });
+    this.#collections += observer.takeRecords().length;
     observer.disconnect();
     if (this.#failed !== undefined) throw new Error(this.#failed);
     return this.#result(this.#begin!, this.#end!);

@@ -7,11 +7,17 @@ import { type Case, MEMORY_BYTES, type Sample, type Subject } from './subject.ts
 const WARMUP_SECONDS = 0.4;
 const FILL_BYTES = 128 << 10;
 
-/** Runs the load generator once. */
-export async function runLoad(job: LoadJob, nodeFlags: readonly string[] = []): Promise<LoadResult> {
+/** Runs the load generator once. @param otherLines gets what it printed beside its result (`--trace-gc`) */
+export async function runLoad(
+  job: LoadJob,
+  nodeFlags: readonly string[] = [],
+  otherLines: string[] = [],
+): Promise<LoadResult> {
   const timeoutMs = 120_000 + (job.seconds + (job.ioCount ?? 0) / 10_000) * 1000;
   const line = pinned(LOAD_CORE, [process.execPath, ...nodeFlags, compiled('e2e/load.js'), JSON.stringify(job)]);
-  const result = (await run(line, timeoutMs)).split('\n').find((text) => text.startsWith('{'));
+  const lines = (await run(line, timeoutMs)).split('\n');
+  const result = lines.find((text) => text.startsWith('{'));
+  for (const text of lines) if (text !== result) otherLines.push(text);
   const nan = (value: number | null): number => value ?? Number.NaN;
   const { server, ...rest } = JSON.parse(result!) as LoadResult;
   return { ...rest, server: { user: nan(server.user), system: nan(server.system) } };

@@ -117,7 +117,12 @@ const milliseconds = (seconds: number | undefined): number | undefined =>
  * @param defaultNqn where a verb has a default subsystem
  * @throws ConfigError naming what is missing or wrong
  */
-export function resolveAddress(verb: string, uriText: string | undefined, flags: AddressFlags, defaultNqn?: string): Address {
+export function resolveAddress(
+  verb: string,
+  uriText: string | undefined,
+  flags: AddressFlags,
+  defaultNqn?: string,
+): Address {
   if (uriText !== undefined && !isNvmeUri(uriText)) {
     const hint = uriText.startsWith('/dev/') ? '; kernel devices belong to nvme-cli' : '';
     throw new ConfigError(`${verb}: found ${JSON.stringify(uriText)}, needed is nvme+tcp://host:port/subnqn${hint}`);
@@ -128,11 +133,15 @@ export function resolveAddress(verb: string, uriText: string | undefined, flags:
   const uri: NvmeUri = uriText === undefined ? { address: '' } : parseNvmeUri(uriText);
   const address = flags.traddr ?? uri.address;
   if (address === '') {
-    throw new ConfigError(`${verb}: no controller is named; give nvme+tcp://host:port/subnqn, or -a ADDRESS and -n NQN`);
+    throw new ConfigError(
+      `${verb}: no controller is named; give nvme+tcp://host:port/subnqn, or -a ADDRESS and -n NQN`,
+    );
   }
   const subnqn = flags.nqn ?? uri.subnqn ?? defaultNqn;
   if (subnqn === undefined) {
-    throw new ConfigError(`${verb}: no subsystem is named; give nvme+tcp://host:port/SUBNQN or --nqn ('discover' lists them)`);
+    throw new ConfigError(
+      `${verb}: no subsystem is named; give nvme+tcp://host:port/SUBNQN or --nqn ('discover' lists them)`,
+    );
   }
   const { nsid, ...fromUri } = uri;
   const options: HostOptions = {

@@ -53,11 +53,15 @@ async function sayConnected(
 ): Promise<void> {
   const { subnqn, address, port } = controller.options;
   const queues = controller.association?.ioQueuePairs.length ?? 0;
-  say('connected', `connected to ${subnqn} at ${address}:${port}, controller ${controller.cntlid}, ${queues} I/O queues`, {
-    subnqn,
-    cntlid: controller.cntlid,
-    ioQueues: queues,
-  });
+  say(
+    'connected',
+    `connected to ${subnqn} at ${address}:${port}, controller ${controller.cntlid}, ${queues} I/O queues`,
+    {
+      subnqn,
+      cntlid: controller.cntlid,
+      ioQueues: queues,
+    },
+  );
   try {
     for (const { nsid, blockCount, blockSize, sizeBytes } of await controller.namespaces()) {
       say('namespace', `namespace ${nsid}: ${decimalSize(sizeBytes).trim()}, ${blockCount} blocks of ${blockSize}`, {

@@ -1,18 +1,30 @@
 /** discover, list, list-subsys: what is out there. */
 import type { Command } from 'commander';
+import type { HostController } from '../../initiator/controller.ts';
 import { discover, discoverReferrals, entryAddress } from '../../initiator/discovery.ts';
-import { HostController } from '../../initiator/controller.ts';
 import { defaultHostIdentity } from '../../initiator/identity.ts';
 import type { HostOptions } from '../../initiator/options.ts';
 import { formatNvmeUri } from '../../initiator/uri.ts';
 import { DISCOVERY_NQN } from '../../spec/nqn.ts';
-import { type DiscoveryLog, type DiscoveryLogEntry, SubsystemType, TransportType, Treq } from '../../wire/cold/discovery-log.ts';
+import {
+  type DiscoveryLog,
+  type DiscoveryLogEntry,
+  SubsystemType,
+  TransportType,
+  Treq,
+} from '../../wire/cold/discovery-log.ts';
 import { type AddressFlags, addAddress, isDiscovery, resolveAddress } from './address.ts';
 import { decimalSize, printJson, printLine, printTable } from './print.ts';
 import { progress, runVerb, withController } from './run.ts';
 
 const TRTYPES: Readonly<Record<number, string>> = { 1: 'rdma', 2: 'fc', 3: 'tcp', 254: 'loop' };
-const ADRFAMS: Readonly<Record<number, string>> = { 1: 'ipv4', 2: 'ipv6', 3: 'infiniband', 4: 'fibre-channel', 254: 'loop' };
+const ADRFAMS: Readonly<Record<number, string>> = {
+  1: 'ipv4',
+  2: 'ipv6',
+  3: 'infiniband',
+  4: 'fibre-channel',
+  254: 'loop',
+};
 const SUBTYPES: Readonly<Record<number, string>> = {
   1: 'discovery subsystem referral',
   2: 'nvme subsystem',
@@ -79,7 +91,11 @@ export function registerDiscover(program: Command): void {
 async function follow(options: HostOptions, output: string): Promise<void> {
   const visits: object[] = [];
   for await (const { address, port, log, error } of discoverReferrals(options)) {
-    visits.push({ traddr: address, trsvcid: String(port), ...(log === undefined ? { error: error?.message } : jsonLog(log)) });
+    visits.push({
+      traddr: address,
+      trsvcid: String(port),
+      ...(log === undefined ? { error: error?.message } : jsonLog(log)),
+    });
     if (output === 'json') continue;
     printLine(`Discovery controller ${address}:${port}`);
     if (log === undefined) printLine(error?.message);
@@ -129,7 +145,9 @@ async function devices(controller: HostController): Promise<Device[]> {
 
 export function registerList(program: Command): void {
   addAddress(
-    program.command('list').description('list the namespaces of a controller, or of all that a Discovery controller names'),
+    program
+      .command('list')
+      .description('list the namespaces of a controller, or of all that a Discovery controller names'),
   ).action((uri: string | undefined, flags: AddressFlags) =>
     runVerb(async (signal) => {
       const { options } = resolveAddress('list', uri, flags, DISCOVERY_NQN);
@@ -161,7 +179,9 @@ function printDevices(found: readonly Device[]): void {
 
 export function registerListSubsys(program: Command): void {
   addAddress(
-    program.command('list-subsys').description('list subsystems and the paths to them, as a Discovery controller names them'),
+    program
+      .command('list-subsys')
+      .description('list subsystems and the paths to them, as a Discovery controller names them'),
   ).action((uri: string | undefined, flags: AddressFlags) =>
     runVerb(async (signal) => {
       const { options } = resolveAddress('list-subsys', uri, flags, DISCOVERY_NQN);
@@ -184,7 +204,10 @@ async function pathOf(options: HostOptions, index: number, signal: AbortSignal):
     Address: `traddr=${options.address},trsvcid=${options.port ?? 4420}`,
   };
   try {
-    return await withController({ ...options, ioQueues: 0 }, signal, async (controller) => ({ ...path, State: controller.state }));
+    return await withController({ ...options, ioQueues: 0 }, signal, async (controller) => ({
+      ...path,
+      State: controller.state,
+    }));
   } catch (error) {
     signal.throwIfAborted();
     return { ...path, State: 'connecting', Error: error instanceof Error ? error.message : String(error) };
@@ -203,7 +226,9 @@ function printSubsystems(options: HostOptions, subsystems: ReadonlyMap<string, o
     printLine(`${' '.repeat(Name.length)}   hostnqn=${identity.hostnqn}`);
     printLine('\\');
     for (const path of Paths as Record<string, string>[]) {
-      printLine(` +- ${path.Name} tcp ${path.Address} ${path.State}${path.Error === undefined ? '' : ` (${path.Error})`}`);
+      printLine(
+        ` +- ${path.Name} tcp ${path.Address} ${path.State}${path.Error === undefined ? '' : ` (${path.Error})`}`,
+      );
     }
   }
 }

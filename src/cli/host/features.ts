@@ -12,7 +12,7 @@ const NAMES = new Map<number, string>(
 );
 const SELECTED = ['Current', 'Default', 'Saved', 'Supported capabilities'];
 /** Length of the data structure of features that have one. */
-const DATA_BYTES: Readonly<Record<number, number>> = { 3: 4096, 0x0c: 256, 0x0e: 8, 0x16: 512, 0x81: 16 };
+const DATA_BYTES: Readonly<Record<number, number>> = { 3: 4096, 12: 256, 14: 8, 22: 512, 129: 16 };
 
 interface GetFlags extends AddressFlags {
   featureId?: number;

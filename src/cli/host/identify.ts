@@ -1,9 +1,9 @@
 /** id-ctrl, id-ns, list-ns. */
 import type { Command } from 'commander';
-import type { IdentifyController } from '../../wire/cold/identify-controller.ts';
-import type { IdentifyNamespace } from '../../wire/cold/identify-namespace.ts';
 import { identify } from '../../initiator/controller-commands.ts';
 import { Cns } from '../../spec/identify.ts';
+import type { IdentifyController } from '../../wire/cold/identify-controller.ts';
+import type { IdentifyNamespace } from '../../wire/cold/identify-namespace.ts';
 import { type AddressFlags, addAddress, resolveAddress } from './address.ts';
 import { hex, printFields, printHexDump, printJson, printLine, toHex, writeRaw } from './print.ts';
 import { requireNsid, runVerb, withController } from './run.ts';
@@ -15,12 +15,12 @@ interface IdentifyFlags extends AddressFlags {
 
 /** Fields that nvme-cli prints in hex. */
 const CONTROLLER_HEX = new Set(
-  ('vid ssvid cmic cntlid ver rtd3r rtd3e oaes ctratt rrls bpcap nssl oacs frmw lpa avscc apsta rpmbs hctma sanicap domainid sqes ' +
-    'cqes oncs fuses fna vwc ocfs sgls trattr').split(' '),
+  (
+    'vid ssvid cmic cntlid ver rtd3r rtd3e oaes ctratt rrls bpcap nssl oacs frmw lpa avscc apsta rpmbs hctma sanicap domainid sqes ' +
+    'cqes oncs fuses fna vwc ocfs sgls trattr'
+  ).split(' '),
 );
-const NAMESPACE_HEX = new Set(
-  'nsze ncap nuse nsfeat flbas mc dpc dps nmic rescap fpi nsattr anagrpid'.split(' '),
-);
+const NAMESPACE_HEX = new Set('nsze ncap nuse nsfeat flbas mc dpc dps nmic rescap fpi nsattr anagrpid'.split(' '));
 
 function controllerJson(id: IdentifyController): Record<string, unknown> {
   const { psd, vs: _, ...scalars } = id;
@@ -59,8 +59,12 @@ function printController(id: IdentifyController): void {
     const state = psd[i]!;
     const watts = state.mp * ((state.flags & 1) !== 0 ? 0.0001 : 0.01);
     const operational = (state.flags & 2) !== 0 ? 'non-operational' : 'operational';
-    printLine(`ps   ${String(i).padStart(4)} : mp:${watts.toFixed(2)}W ${operational} enlat:${state.enlat} exlat:${state.exlat} rrt:${state.rrt} rrl:${state.rrl}`);
-    printLine(`          rwt:${state.rwt} rwl:${state.rwl} idle_power:${state.idlp || '-'} active_power:${state.actp || '-'}`);
+    printLine(
+      `ps   ${String(i).padStart(4)} : mp:${watts.toFixed(2)}W ${operational} enlat:${state.enlat} exlat:${state.exlat} rrt:${state.rrt} rrl:${state.rrl}`,
+    );
+    printLine(
+      `          rwt:${state.rwt} rwl:${state.rwl} idle_power:${state.idlp || '-'} active_power:${state.actp || '-'}`,
+    );
   }
 }
 
@@ -101,11 +105,16 @@ const PERFORMANCE = ['Best', 'Better', 'Good', 'Degraded'];
 
 function printNamespace(nsid: number, id: IdentifyNamespace): void {
   printLine(`NVME Identify Namespace ${nsid}:`);
-  printFields(Object.entries(namespaceScalars(id)).map(([name, value]) => [name, valueText(name, value, NAMESPACE_HEX)] as const), 8);
+  printFields(
+    Object.entries(namespaceScalars(id)).map(([name, value]) => [name, valueText(name, value, NAMESPACE_HEX)] as const),
+    8,
+  );
   const inUse = (id.flbas & 0xf) | ((id.flbas >> 1) & 0x30);
   for (const [i, { ms, ds, rp }] of formatsOf(id).entries()) {
     const used = i === inUse ? ' (in use)' : '';
-    printLine(`lbaf ${String(i).padStart(2)} : ms:${String(ms).padEnd(3)} lbads:${String(ds).padEnd(2)} rp:${hex(rp)} ${PERFORMANCE[rp]}${used}`.trimEnd());
+    printLine(
+      `lbaf ${String(i).padStart(2)} : ms:${String(ms).padEnd(3)} lbads:${String(ds).padEnd(2)} rp:${hex(rp)} ${PERFORMANCE[rp]}${used}`.trimEnd(),
+    );
   }
 }
 
@@ -118,7 +127,9 @@ export function registerIdNs(program: Command): void {
         const nsid = requireNsid('id-ns', address.nsid);
         await withController({ ...address.options, ioQueues: 0 }, signal, async (controller) => {
           if (flags.rawBinary) {
-            await writeRaw(await identify((what, command) => controller.executeAdmin(what, command), Cns.Namespace, nsid));
+            await writeRaw(
+              await identify((what, command) => controller.executeAdmin(what, command), Cns.Namespace, nsid),
+            );
             return;
           }
           const id = await controller.identifyNamespace(nsid);
@@ -134,7 +145,9 @@ export function registerListNs(program: Command): void {
     (uri: string | undefined, flags: AddressFlags) =>
       runVerb(async (signal) => {
         const { options } = resolveAddress('list-ns', uri, flags);
-        const nsids = await withController({ ...options, ioQueues: 0 }, signal, (controller) => controller.activeNamespaces());
+        const nsids = await withController({ ...options, ioQueues: 0 }, signal, (controller) =>
+          controller.activeNamespaces(),
+        );
         if (flags.output === 'json') printJson({ nsid_list: nsids.map((nsid) => ({ nsid })) });
         else for (const [i, nsid] of nsids.entries()) printLine(`[${String(i).padStart(4)}]:${hex(nsid)}`);
       }),

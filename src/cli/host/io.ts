@@ -6,7 +6,7 @@ import { IoOpcode } from '../../spec/opcode.ts';
 import { ConfigError, NvmeStatusError } from '../../util/error.ts';
 import { type AddressFlags, addAddress, parseBytes, parseInteger, resolveAddress } from './address.ts';
 import { printHexDump, printJson, printLine, writeRaw } from './print.ts';
-import { progress, requireNsid, runVerb, withController } from './run.ts';
+import { openNamespace, progress, requireNsid, runVerb, withController } from './run.ts';
 
 interface IoFlags extends AddressFlags {
   startBlock: number;
@@ -28,7 +28,7 @@ async function onNamespace(
     const address = resolveAddress(verb, uri, flags);
     const nsid = requireNsid(verb, address.nsid);
     const said = await withController({ ioQueues: 1, ...defined(address.options) }, signal, async (controller) =>
-      progress(verb, work(await controller.namespace(nsid), signal)),
+      progress(verb, work(await openNamespace(verb, controller, nsid), signal)),
     );
     if (flags.output === 'json') printJson({ [verb]: 'Success', nsid, ...said });
   });
@@ -41,7 +41,9 @@ const defined = <T extends object>(options: T): T =>
 function blocksOf(verb: string, flags: IoFlags, namespace: HostNamespace): number {
   if (flags.dataSize === undefined) return flags.blockCount + 1;
   if (flags.dataSize === 0 || flags.dataSize % namespace.blockSize !== 0) {
-    throw new ConfigError(`${verb} --data-size: found ${flags.dataSize}, allowed are multiples of the block size ${namespace.blockSize}`);
+    throw new ConfigError(
+      `${verb} --data-size: found ${flags.dataSize}, allowed are multiples of the block size ${namespace.blockSize}`,
+    );
   }
   const blocks = flags.dataSize / namespace.blockSize;
   if (flags.blockCount !== 0 && flags.blockCount + 1 !== blocks) {
@@ -84,7 +86,8 @@ export function registerWrite(program: Command): void {
         const bytes = blocksOf('write', flags, namespace) * namespace.blockSize;
         const input = flags.data === undefined ? await readStdin() : await readFile(flags.data);
         const source = flags.data ?? 'stdin';
-        if (input.length < bytes) throw new ConfigError(`write: ${source} has ${input.length} bytes, ${bytes} are needed`);
+        if (input.length < bytes)
+          throw new ConfigError(`write: ${source} has ${input.length} bytes, ${bytes} are needed`);
         const data = new Uint8Array(bytes);
         data.set(input.subarray(0, bytes));
         await namespace.write(flags.startBlock, data, { signal, fua: flags.forceUnitAccess ?? false });

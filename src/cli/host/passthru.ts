@@ -49,7 +49,12 @@ export function registerPassthru(program: Command): void {
   }
 }
 
-async function run(kind: 'admin' | 'io', uri: string | undefined, flags: PassthruFlags, signal: AbortSignal): Promise<void> {
+async function run(
+  kind: 'admin' | 'io',
+  uri: string | undefined,
+  flags: PassthruFlags,
+  signal: AbortSignal,
+): Promise<void> {
   const verb = `${kind}-passthru`;
   const { options, nsid } = resolveAddress(verb, uri, flags);
   const command = await commandOf(verb, nsid, flags);
@@ -64,7 +69,13 @@ async function run(kind: 'admin' | 'io', uri: string | undefined, flags: Passthr
   if (flags.rawBinary) {
     await writeRaw(data);
   } else if (flags.output === 'json') {
-    printJson({ opcode: command.opcode, status, result, result_high: resultHigh, ...(data.length > 0 ? { data: toHex(data) } : {}) });
+    printJson({
+      opcode: command.opcode,
+      status,
+      result,
+      result_high: resultHigh,
+      ...(data.length > 0 ? { data: toHex(data) } : {}),
+    });
   } else {
     const what = kind === 'admin' ? 'Admin Command' : 'IO Command';
     printLine(`NVMe ${what} is Success and result: 0x${result.toString(16).padStart(8, '0')}`);
@@ -79,10 +90,14 @@ async function commandOf(verb: string, nsid: number | undefined, flags: Passthru
   }
   const direction = opcode & 3;
   if (flags.read && direction !== NVME_TO_HOST) {
-    throw new ConfigError(`${verb}: --read needs an opcode that moves data to the host (bits 1:0 = 2), found 0x${opcode.toString(16)}`);
+    throw new ConfigError(
+      `${verb}: --read needs an opcode that moves data to the host (bits 1:0 = 2), found 0x${opcode.toString(16)}`,
+    );
   }
   if (flags.write && direction !== HOST_TO_NVME) {
-    throw new ConfigError(`${verb}: --write needs an opcode that moves data to the controller (bits 1:0 = 1), found 0x${opcode.toString(16)}`);
+    throw new ConfigError(
+      `${verb}: --write needs an opcode that moves data to the controller (bits 1:0 = 1), found 0x${opcode.toString(16)}`,
+    );
   }
   const words = {
     cdw2: flags.cdw2 ?? 0,

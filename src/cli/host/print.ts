@@ -27,7 +27,11 @@ export function printFields(fields: readonly (readonly [string, string])[], widt
 /** A table with a rule below its head, as `nvme list`. */
 export function printTable(head: readonly string[], rows: readonly (readonly string[])[]): void {
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]!.length)));
-  const line = (cells: readonly string[]): string => cells.map((cell, i) => cell.padEnd(widths[i]!)).join(' ').trimEnd();
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, i) => cell.padEnd(widths[i]!))
+      .join(' ')
+      .trimEnd();
   printLine(line(head));
   printLine(line(widths.map((width) => '-'.repeat(width))));
   for (const row of rows) printLine(line(row));

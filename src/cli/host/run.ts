@@ -1,7 +1,8 @@
 /** What every verb does around its work: connect, say that it takes long, end cleanly when interrupted. */
 import { HostController } from '../../initiator/controller.ts';
+import type { HostNamespace } from '../../initiator/namespace.ts';
 import type { HostOptions } from '../../initiator/options.ts';
-import { ConfigError } from '../../util/error.ts';
+import { ConfigError, NvmeofError } from '../../util/error.ts';
 import { ExitCode } from '../exit.ts';
 
 /** SIGINT or SIGTERM ended the work. */
@@ -16,6 +17,7 @@ export async function runVerb(work: (signal: AbortSignal) => Promise<void>): Pro
   const onSignal = (): void => abort.abort(new Interrupted('Interrupted'));
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
+  process.stdout.on('error', onOutputError);
   try {
     await work(abort.signal);
     if (abort.signal.aborted) process.exitCode = ExitCode.Interrupted;
@@ -26,6 +28,12 @@ export async function runVerb(work: (signal: AbortSignal) => Promise<void>): Pro
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
   }
+}
+
+/** The reader of a pipe has seen enough (`| head`): no error. */
+function onOutputError(error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit();
+  throw error;
 }
 
 /** Connects, does the work, disconnects. A signal ends both early. */
@@ -44,6 +52,18 @@ export async function withController<T>(
   } finally {
     signal.removeEventListener('abort', onAbort);
     await controller.close();
+  }
+}
+
+/** A namespace to work on. @throws ConfigError with the active ones if it is none of them */
+export async function openNamespace(verb: string, controller: HostController, nsid: number): Promise<HostNamespace> {
+  try {
+    return await controller.namespace(nsid);
+  } catch (error) {
+    if (!(error instanceof NvmeofError) || error.code !== 'NVMEOF_ERR_NO_NAMESPACE') throw error;
+    const active = await controller.activeNamespaces();
+    const some = active.length > 16 ? `${active.slice(0, 16).join(', ')}...` : active.join(', ') || 'none';
+    throw new ConfigError(`${verb}: found namespace ${nsid}, active are ${some}`);
   }
 }
 

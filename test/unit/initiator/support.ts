@@ -1,4 +1,4 @@
-import { HostQueuePair } from '../../../src/initiator/queue-pair.ts';
+import { type CommandDone, HostQueuePair } from '../../../src/initiator/queue-pair.ts';
 import { HostConnection, type HostConnectionOptions } from '../../../src/transport/tcp/host-connection.ts';
 import type { TransportError } from '../../../src/util/error.ts';
 import { ManualClock } from '../../support/manual-clock.ts';
@@ -46,7 +46,7 @@ export interface Completion {
 
 /** A queue pair connected to a scripted peer, past ICResp. */
 export class Bench {
-  readonly clock = new ManualClock();
+  readonly clock: ManualClock = new ManualClock();
   readonly completions: Completion[] = [];
   readonly timedOut: number[] = [];
   target!: ScriptedTarget;
@@ -89,7 +89,7 @@ export class Bench {
     return bench;
   }
 
-  readonly onDone = (status: number, result: number, context: unknown): void => {
+  readonly onDone: CommandDone = (status, result, context) => {
     this.completions.push({ status, result, context });
   };
 
