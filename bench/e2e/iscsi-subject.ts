@@ -46,9 +46,7 @@ export class TgtSubject implements Subject {
     this.#port = await freePort();
     // names its control socket, which no other instance may have
     const control = String((process.pid % CONTROL_PORT_MAX) + 1);
-    this.#child = start(
-      pinned(SERVER_CORE, [tgtd!, '-f', '-C', control, '--iscsi', `portal=127.0.0.1:${this.#port}`]),
-    );
+    this.#child = start(pinned(SERVER_CORE, [tgtd!, '-f', '-C', control, '--iscsi', `portal=127.0.0.1:${this.#port}`]));
     await listening(this.#port, this.#child);
     const adm = (...flags: string[]): Promise<string> => run([tgtadm!, '-C', control, '--lld', 'iscsi', ...flags]);
     for (let tries = 0; ; tries++) {

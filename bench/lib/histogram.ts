@@ -11,9 +11,13 @@ export class Histogram {
   readonly #counts: Float64Array = new Float64Array(SUB_COUNT * (32 - SUB_BITS));
   #total = 0;
 
-  record(ms: number): void {
+  /** Milliseconds as what `record` takes. */
+  static units(ms: number): number {
     const scaled = ms * UNITS_PER_MS;
-    const units = scaled < UNITS_MAX ? scaled | 0 : UNITS_MAX;
+    return scaled < UNITS_MAX ? scaled | 0 : UNITS_MAX;
+  }
+
+  record(units: number): void {
     const exponent = 31 - Math.clz32(units | SUB_COUNT);
     const index = (exponent - SUB_BITS) * SUB_COUNT + (units >>> (exponent - SUB_BITS));
     this.#counts[index]!++;

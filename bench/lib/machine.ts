@@ -17,7 +17,7 @@ export const LOAD_CORE = 1;
 
 /** The program's path, or undefined if it is not installed. */
 export function findProgram(name: string): string | undefined {
-  for (const folder of [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin']) {
+  for (const folder of [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin']) {
     const path = join(folder, name);
     try {
       accessSync(path, constants.X_OK);

@@ -52,11 +52,7 @@ export class ProductTarget {
     });
     const { nqn, namespaces } = ready.subsystems[0]!;
     const { address, service } = ready.ports[0]!;
-    return new ProductTarget(
-      child,
-      `nvme+tcp://${address}:${service}/${nqn}?nsid=${namespaces[0]!.nsid}`,
-      otherLines,
-    );
+    return new ProductTarget(child, `nvme+tcp://${address}:${service}/${nqn}?nsid=${namespaces[0]!.nsid}`, otherLines);
   }
 
   stop(): Promise<void> {

@@ -15,8 +15,8 @@ import {
 } from '../../src/wire/pdu.ts';
 import {
   sqeBlockCount,
-  sqeCid,
   sqeCdw12,
+  sqeCid,
   sqeNsid,
   sqeOpcode,
   sqeSglId,

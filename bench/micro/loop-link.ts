@@ -7,7 +7,7 @@ import { connectCommandSet } from '../../src/target/commands/connect.ts';
 import type { Port } from '../../src/target/port.ts';
 import { QueuePair } from '../../src/target/queue-pair.ts';
 import type { Target } from '../../src/target/target.ts';
-import { TCP_TARGET_DEFAULTS, TcpTargetConnection } from '../../src/transport/tcp/target-connection.ts';
+import { TcpTargetConnection } from '../../src/transport/tcp/target-connection.ts';
 import { ViewCache } from '../../src/util/view-cache.ts';
 
 /** What node:net asks of a handle. */
@@ -140,7 +140,6 @@ export class LoopLink {
   }
 
   #startTarget(handle: FakeHandle, port: Port, target: Target): void {
-    let adopted: Socket | undefined;
     Object.defineProperty(handle, 'useUserBuffer', {
       value: (buffer: Uint8Array) => {
         this.#targetBuffer = buffer;
@@ -149,13 +148,13 @@ export class LoopLink {
     const accepted = { remoteAddress: 'loop', remotePort: 0, _handle: handle, on: () => {} } as unknown as Socket;
     const connection = new TcpTargetConnection(
       accepted,
-      { ...TCP_TARGET_DEFAULTS, ...port.tcp },
+      port.tcp,
       target.clock,
       (transport) => new QueuePair(transport, connectCommandSet(port), target.pool, 2),
       () => {},
     );
-    if (connection.peer === '') throw new Error('No connection');
-    adopted = (handle as unknown as Record<symbol, Socket>)[symbolOf(handle, 'owner_symbol')];
+    if (connection.queuePair.closed) throw new Error('The connection is closed');
+    const adopted = (handle as unknown as Record<symbol, Socket>)[symbolOf(handle, 'owner_symbol')];
     if (adopted === undefined) throw new Error('The connection did not take the handle over');
     this.#targetRead = (adopted as unknown as Record<symbol, (bytes: number) => boolean>)[
       symbolOf(adopted, 'kBufferCb')

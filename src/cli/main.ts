@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { registerDemoCommand } from './demo.ts';
 import { ExitCode, exitCodeOf, oneLine } from './exit.ts';
+import { registerHostCommands } from './host/register.ts';
 import { registerTargetCommand } from './target.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -18,6 +19,7 @@ export function makeProgram(): Command {
     .showHelpAfterError('(--help shows what there is)');
   registerTargetCommand(program);
   registerDemoCommand(program);
+  registerHostCommands(program);
   return program;
 }
 

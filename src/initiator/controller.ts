@@ -181,7 +181,8 @@ export class HostController extends EventEmitter<HostControllerEvents> {
       (error: Error) => {
         if (this.#state !== 'connecting' || this.#closing !== undefined) return;
         this.emit('reconnectFailed', error, attempt);
-        if (error instanceof ConfigError || (error instanceof NvmeStatusError && (error.status & DNR) !== 0)) {
+        const refused = error instanceof NvmeStatusError && (error.status & DNR) !== 0;
+        if (error instanceof ConfigError || (refused && this.options.stopOnDnr)) {
           this.#giveUp();
           return;
         }

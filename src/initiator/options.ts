@@ -44,6 +44,11 @@ export interface HostOptions {
   readonly ctrlLossTimeoutMs?: number | undefined;
   /** From the loss of the connection to failing what waits for it; default `Infinity` (off). */
   readonly fastIoFailTimeoutMs?: number | undefined;
+  /**
+   * Give up as soon as a new Connect is refused with Do Not Retry, as the Linux host does. Default false: a target that is being set up again
+   * refuses like one that never heard of us, so only `ctrlLossTimeoutMs` ends the attempts.
+   */
+  readonly stopOnDnr?: boolean | undefined;
   readonly clock?: Clock | undefined;
   /** Ends `connect`; has no meaning afterwards. */
   readonly signal?: AbortSignal | undefined;
@@ -75,6 +80,7 @@ export interface ResolvedHostOptions {
   readonly reconnectDelayMs: number;
   readonly ctrlLossTimeoutMs: number;
   readonly fastIoFailTimeoutMs: number;
+  readonly stopOnDnr: boolean;
   readonly clock: Clock;
   readonly connectSocket: ((options: TcpNetConnectOpts) => Socket) | undefined;
 }
@@ -130,6 +136,7 @@ export function resolveOptions(options: HostOptions): ResolvedHostOptions {
     reconnectDelayMs: time('reconnectDelayMs', options.reconnectDelayMs, 10_000),
     ctrlLossTimeoutMs: time('ctrlLossTimeoutMs', options.ctrlLossTimeoutMs, 600_000),
     fastIoFailTimeoutMs: time('fastIoFailTimeoutMs', options.fastIoFailTimeoutMs, Number.POSITIVE_INFINITY),
+    stopOnDnr: options.stopOnDnr ?? false,
     clock: options.clock ?? systemClock,
     connectSocket: options.connectSocket,
   };

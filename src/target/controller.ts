@@ -87,8 +87,12 @@ export class Controller {
     this.#clock = clock;
     this.startedMs = clock.nowMs();
     this.#armEnable();
-    // an explicit persistent connection to a discovery controller gets change events by itself (Base 2.1 section 3.1.3.3)
-    if (subsystem.isDiscovery && options.katoMs > 0) this.asyncEvents.configuration = AsyncEventBit.DiscoveryChange;
+    this.#enableDefaultEvents();
+  }
+
+  /** An explicit persistent connection to a discovery controller gets change events by itself (Base 2.1 section 3.1.3.3). */
+  #enableDefaultEvents(): void {
+    if (this.subsystem.isDiscovery && this.katoMs > 0) this.asyncEvents.configuration = AsyncEventBit.DiscoveryChange;
   }
 
   // ---- properties ----------------------------------------------------------------------------------------------------------------
@@ -162,7 +166,9 @@ export class Controller {
     this.#keepAlive?.cancel();
     this.#keepAlive = undefined;
     this.#dropAsyncEvents();
+    this.#enableDefaultEvents();
     this.features.clear();
+    this.ioQueuesMax = this.subsystem.ioQueuesMax;
     this.#changedNamespaces.clear();
     for (const pair of [...this.#ioQueues.values()]) {
       this.#ioQueues.delete(pair.qid);

@@ -722,22 +722,25 @@ describe('HostController', () => {
       expect((await rejection(namespace.read(0, 1))).code).to.equal('NVMEOF_ERR_PATH');
     });
 
-    it('a Connect refused with DNR ends the attempts', async () => {
-      await connect({ reconnectDelayMs: 1000 });
-      peer.override = (command, connection) => {
-        connection.send(pdu.capsuleResp(command.cid, { status: 0x4182, dw0: 0x10100 }));
-        return true;
-      };
-      let failure = '';
-      controller!.on('reconnectFailed', (error) => {
-        failure = error.message;
+    for (const stopOnDnr of [false, true]) {
+      it(`a Connect refused with DNR ${stopOnDnr ? 'ends the attempts with' : 'is tried again without'} stopOnDnr`, async () => {
+        await connect({ reconnectDelayMs: 1000, stopOnDnr });
+        peer.override = (command, connection) => {
+          connection.send(pdu.capsuleResp(command.cid, { status: 0x4182, dw0: 0x10100 }));
+          return true;
+        };
+        const failures: string[] = [];
+        controller!.on('reconnectFailed', (error) => failures.push(error.message));
+        peer.queue(0)[0]!.destroy();
+        await until(() => controller?.state === 'connecting', 'the loss is noticed');
+        await advance(clock, 1000, 500);
+        await until(() => failures.length === 1, 'it is refused');
+        expect(failures[0]).to.contain('no such subsystem?');
+        peer.override = undefined;
+        await advance(clock, 1100, 100);
+        await until(() => controller?.state === (stopOnDnr ? 'dead' : 'live'), 'the outcome');
       });
-      peer.queue(0)[0]!.destroy();
-      await until(() => controller?.state === 'connecting', 'the loss is noticed');
-      await advance(clock, 1000, 500);
-      await until(() => controller?.state === 'dead', 'dead');
-      expect(failure).to.contain('no such subsystem?');
-    });
+    }
 
     it('reset() makes the association again', async () => {
       const namespace = await (await connect({ reconnectDelayMs: 1000 })).namespace(1);
