@@ -55,6 +55,9 @@ for (const rw of ['read', 'write'] as const) {
 }
 
 const mib = (bytes: number): string => short(bytes / 2 ** 20);
+/** Known only between collections. */
+const perIo = ({ scavenges, allocated }: Collections, count: number): string =>
+  scavenges < 2 ? '-' : short(allocated / count);
 const rows: string[][] = [];
 const target = await ProductTarget.start(['--memory', String(MEMORY_BYTES)], ['--trace-gc']);
 await fill(target.uri);
@@ -86,11 +89,11 @@ for (const { rw, depth, digests, count } of runs) {
     short(count),
     short(result.ios / result.seconds),
     String(ofTarget.scavenges),
-    short(ofTarget.allocated / count),
+    perIo(ofTarget, count),
     heap(ofTarget),
     `${mib(resident)} -> ${mib(residentBytes(target.pid))}`,
     String(ofLoad.scavenges),
-    short(ofLoad.allocated / count),
+    perIo(ofLoad, count),
     `${mib(result.heapBytes[0])} -> ${mib(result.heapBytes[1])}`,
   ]);
 }

@@ -37,7 +37,8 @@ export class TgtSubject implements Subject {
   }
 
   takes(test: Case): boolean {
-    return test.backend === 'memory' && !test.digests && test.rw === 'read' && test.connections === 1;
+    if (test.nvmeOnly === true || test.digests || test.backend !== 'memory') return false;
+    return test.rw === 'read' && test.connections === 1;
   }
 
   async start(): Promise<void> {

@@ -104,7 +104,7 @@ abstract class NbdSubject implements Subject {
   protected abstract command(port: number): readonly string[];
 
   takes(test: Case): boolean {
-    return test.backend === 'memory' && !test.digests;
+    return test.backend === 'memory' && !test.digests && test.nvmeOnly !== true;
   }
 
   async start(): Promise<void> {
@@ -142,7 +142,7 @@ abstract class NbdSubject implements Subject {
       `--numjobs=${test.connections}`,
       '--group_reporting',
       '--time_based',
-      `--runtime=${seconds}`,
+      `--runtime=${Math.round(seconds * 1000)}ms`,
       '--norandommap',
       '--random_generator=tausworthe64',
       '--lat_percentiles=1',

@@ -9,6 +9,8 @@ export interface Case {
   readonly connections: number;
   readonly digests: boolean;
   readonly backend: 'memory' | 'null';
+  /** Left out for servers of other protocols, to save time. */
+  readonly nvmeOnly?: boolean;
 }
 
 /** One measurement of one case; NaN where a tool does not say. */

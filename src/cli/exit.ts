@@ -18,7 +18,8 @@ export const ExitCode = {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof NvmeStatusError) return ExitCode.Status;
-  if (error instanceof ConfigError) return ExitCode.Usage;
+  if (error instanceof ConfigError || (error instanceof NvmeofError && error.code === 'NVMEOF_ERR_ARGUMENT'))
+    return ExitCode.Usage;
   if (error instanceof TransportError || error instanceof NvmeofError) return ExitCode.Transport;
   return ExitCode.Internal;
 }

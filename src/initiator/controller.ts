@@ -44,6 +44,8 @@ export interface FeatureOptions {
   readonly cdw15?: number;
 }
 
+const STAY_ALIVE_MS = 60_000;
+
 /** @public */
 export class HostController extends EventEmitter<HostControllerEvents> {
   readonly options: ResolvedHostOptions;
@@ -58,6 +60,8 @@ export class HostController extends EventEmitter<HostControllerEvents> {
   #retryTimer: Timer | undefined;
   #fastFailTimer: Timer | undefined;
   #lossTimer: Timer | undefined;
+  /** Holds the process while there is no socket that would: the clock's timers do not, and someone may wait for I/O. */
+  #stayAlive: NodeJS.Timeout | undefined;
   #liveSinceMs = 0;
   #attempt = 0;
   #connectAbort = new AbortController();
@@ -139,6 +143,8 @@ export class HostController extends EventEmitter<HostControllerEvents> {
   }
 
   #cancelTimers(): void {
+    clearInterval(this.#stayAlive);
+    this.#stayAlive = undefined;
     this.#retryTimer?.cancel();
     this.#fastFailTimer?.cancel();
     this.#lossTimer?.cancel();
@@ -156,6 +162,7 @@ export class HostController extends EventEmitter<HostControllerEvents> {
       this.io.detach(association.ioQueuePairs);
       return;
     }
+    this.#stayAlive = setInterval(() => {}, STAY_ALIVE_MS);
     this.#setState('resetting');
     this.io.detach(association.ioQueuePairs);
     this.emit('lost', error);

@@ -47,12 +47,7 @@ describe('conformance: Connect failure matrix', () => {
     ['10: SUBNQN in other case', { subnqn: SUBSYSTEM_NQN.toUpperCase() }, Connect.InvalidParameters, SUBNQN],
     ['10: empty SUBNQN', { subnqn: '' }, Connect.InvalidParameters, SUBNQN],
     ['SUBNQN without NUL', { edit: (data) => data.fill(0x61, 256, 512) }, Connect.InvalidParameters, SUBNQN],
-    [
-      'SUBNQN of 224 bytes',
-      { edit: (data) => data.fill(0x61, 256, 256 + 224) },
-      Connect.InvalidParameters,
-      SUBNQN,
-    ],
+    ['SUBNQN of 224 bytes', { edit: (data) => data.fill(0x61, 256, 256 + 224) }, Connect.InvalidParameters, SUBNQN],
     ['SUBNQN that is no UTF-8', { edit: (data) => data.fill(0xff, 256, 260) }, Connect.InvalidParameters, SUBNQN],
     ['HOSTNQN without NUL', { edit: (data) => data.fill(0x61, 512, 768) }, Connect.InvalidParameters, HOSTNQN],
     ['HOSTNQN that is no UTF-8', { edit: (data) => data.fill(0xc0, 512, 516) }, Connect.InvalidParameters, HOSTNQN],
@@ -69,9 +64,12 @@ describe('conformance: Connect failure matrix', () => {
       await start();
       const host = await t.initialized();
       const completion = await connect({ host, ...fields });
-      expect({ code: completion.code, dnr: completion.dnr, more: completion.more, dw0: completion.result0 }).to.deep.equal(
-        { code, dnr: true, more: false, dw0 },
-      );
+      expect({
+        code: completion.code,
+        dnr: completion.dnr,
+        more: completion.more,
+        dw0: completion.result0,
+      }).to.deep.equal({ code, dnr: true, more: false, dw0 });
       expect([...t.subsystem.controllers].length, 'controllers').to.equal(0);
       await expectUsable(host);
     });

@@ -30,8 +30,7 @@ describe('conformance: discovery', () => {
   }
   const nqns = async (host: RawHost): Promise<string[]> =>
     (await page(host)).entries.filter((entry) => entry.subtype === 2).map((entry) => entry.subnqn);
-  const generation = async (host: RawHost): Promise<bigint> =>
-    (await host.logPage(0x70, 20)).data.readBigUInt64LE(0);
+  const generation = async (host: RawHost): Promise<bigint> => (await host.logPage(0x70, 20)).data.readBigUInt64LE(0);
 
   it('lists itself and the subsystems with where to connect', async () => {
     const host = await discover();

@@ -174,9 +174,7 @@ describe('conformance: NVMe/TCP 17.4 capsules and SGLs (target)', () => {
     const capsule = { opcode: 1, nsid: 1, cdw12: 0, sgl: { id: 1, length: 1024 } };
     expect((await run(io, capsule, data)).status).to.equal(0);
     const solicited = io.completion(900, { data });
-    await io.send(
-      io.capsule(sqeBytes({ opcode: 1, nsid: 1, cid: 900, cdw10: 4, sgl: { id: 0x5a, length: 1024 } })),
-    );
+    await io.send(io.capsule(sqeBytes({ opcode: 1, nsid: 1, cid: 900, cdw10: 4, sgl: { id: 0x5a, length: 1024 } })));
     expect((await solicited).r2ts.map((r2t) => r2t.length)).to.deep.equal([512]);
     const stored = (await io.read(0, 8)).data;
     const zeroes = Buffer.alloc(1536);

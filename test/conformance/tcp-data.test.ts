@@ -1,6 +1,6 @@
 /** NVMe/TCP 1.0 data transfer, target side: checklist 17.5 and 17.6. Case numbers are the checklist's. */
 import { expect } from 'chai';
-import { pattern, type PduOptions, type RawHost, type ReceivedPdu, sqeBytes } from '../support/raw-host.ts';
+import { type PduOptions, pattern, type RawHost, type ReceivedPdu, sqeBytes } from '../support/raw-host.ts';
 import { settle, TestTarget } from '../support/test-target.ts';
 
 const Fes = { HeaderField: 1, Sequence: 2, OutOfRange: 4, LimitExceeded: 5 };

@@ -19,7 +19,10 @@ describe('conformance: NVMe/TCP 17.1 connection set-up (target)', () => {
     expect(response.header.readUInt16LE(8), 'PFV').to.equal(0);
     expect(response.header.readUInt8(10), 'CPDA').to.equal(0);
     expect(response.header.readUInt32LE(12), 'MAXH2CDATA').to.equal(1 << 20);
-    expect(response.header.subarray(16).every((byte) => byte === 0), 'reserved').to.equal(true);
+    expect(
+      response.header.subarray(16).every((byte) => byte === 0),
+      'reserved',
+    ).to.equal(true);
   });
 
   for (const dgst of [0, 1, 2, 3]) {
@@ -118,12 +121,12 @@ describe('conformance: NVMe/TCP 17.1 connection set-up (target)', () => {
 
   it('14: one byte per segment, from ICReq to a write and a read with digests', async () => {
     const host = await t.connect();
-    host.oneByteSegments = true;
+    host.segmentBytes = () => 1;
     await host.icReq({ dgst: 3 });
     expect((await host.connectQueue({ subnqn: SUBSYSTEM_NQN })).status).to.equal(0);
     await host.enable();
     const io = await t.connect();
-    io.oneByteSegments = true;
+    io.segmentBytes = () => 1;
     await io.icReq({ dgst: 3 });
     const connected = await io.connectQueue({ subnqn: SUBSYSTEM_NQN, cntlid: host.cntlid, qid: 1 });
     expect(connected.status).to.equal(0);
@@ -135,10 +138,7 @@ describe('conformance: NVMe/TCP 17.1 connection set-up (target)', () => {
 
   it('15: ICReq and the Connect capsule in one segment are both processed', async () => {
     const host = await t.connect();
-    const capsule = host.capsule(
-      connectSqe({}, 5, 'capsule'),
-      connectData({ subnqn: SUBSYSTEM_NQN }),
-    );
+    const capsule = host.capsule(connectSqe({}, 5, 'capsule'), connectData({ subnqn: SUBSYSTEM_NQN }));
     const done = host.completion(5);
     await host.send(icReqPdu(), capsule);
     await host.acceptIcResp();

@@ -371,7 +371,7 @@ export class ScriptedController {
   /** Names of the commands that came, in order: `Connect 0`, `PropertySet 14`, `Admin 06`, `Io 02`... */
   readonly seen: string[] = [];
   readonly aers: { cid: number; connection: ScriptedConnection }[] = [];
-  readonly qids = new Map<ScriptedConnection, number>();
+  readonly qids: Map<ScriptedConnection, number> = new Map();
   cc = 0;
   shn = 0;
 

@@ -68,7 +68,13 @@ export class TestTarget {
     const subsystem = target.addSubsystem({ nqn: SUBSYSTEM_NQN, allowAnyHost: true, ...options.subsystem });
     const backend = options.backend ?? new MemoryBackend({ blockSize: 512, blockCount: (64 << 20) / 512 });
     target.addNamespace(subsystem, { nsid: 1, backend });
-    const port = await target.addPort({ portId: 1, address: '127.0.0.1', service: 0, subsystems: ['*'], ...options.port });
+    const port = await target.addPort({
+      portId: 1,
+      address: '127.0.0.1',
+      service: 0,
+      subsystems: ['*'],
+      ...options.port,
+    });
     return new TestTarget(target, clock, port, subsystem, backend, closed, fatal);
   }
 

@@ -77,15 +77,11 @@ async function sayConnected(
 
 /** Until interrupted, or the controller is dead. */
 async function ended(controller: HostController, signal: AbortSignal): Promise<void> {
-  // timers of the library do not keep the process alive while nothing is connected; this does
-  const stay = setInterval(() => {}, 60_000);
   try {
     while (controller.state !== 'dead' && !signal.aborted) {
-      await Promise.race([once(controller, 'state', { signal }), once(controller, 'state')]);
+      await once(controller, 'state', { signal });
     }
   } catch (error) {
     if (!signal.aborted) throw error;
-  } finally {
-    clearInterval(stay);
   }
 }

@@ -5,6 +5,10 @@ const STEPS = 1 << STEPS_SHIFT;
 const BUCKETS = (32 - STEPS_SHIFT + 1) * STEPS;
 const NS_MAX = 0x7fffffff;
 
+/** Values of STEPS and more: the power of two above the first STEPS, then its 64th. */
+const bucketOf = (value: number, shift: number): number =>
+  ((shift + 1) << STEPS_SHIFT) + ((value >>> shift) & (STEPS - 1));
+
 export class LatencyHistogram {
   readonly #counts: Float64Array = new Float64Array(BUCKETS);
   count = 0;
@@ -16,9 +20,7 @@ export class LatencyHistogram {
   /** @param ns nanoseconds; above 2.1 s they count as that */
   add(ns: number): void {
     const value = ns > NS_MAX ? NS_MAX : ns | 0;
-    const exponent = 31 - Math.clz32(value | (STEPS - 1));
-    const shift = exponent - STEPS_SHIFT + 1;
-    const index = (shift << STEPS_SHIFT) + ((value >>> shift) & (STEPS - 1));
+    const index = value < STEPS ? value : bucketOf(value, 31 - Math.clz32(value) - STEPS_SHIFT);
     this.#counts[index] = this.#counts[index]! + 1;
     this.count++;
     this.#sum += value;
@@ -41,9 +43,10 @@ export class LatencyHistogram {
     for (let index = 0; index < BUCKETS; index++) {
       left -= this.#counts[index]!;
       if (left > 0) continue;
-      const shift = index >> STEPS_SHIFT;
-      const low = (index & (STEPS - 1)) << shift;
-      return Math.min(this.maxNs, low + (1 << shift) - 1);
+      if (index < STEPS) return index;
+      const shift = (index >> STEPS_SHIFT) - 1;
+      const low = (STEPS + (index & (STEPS - 1))) * 2 ** shift;
+      return Math.min(this.maxNs, low + 2 ** shift - 1);
     }
     return this.maxNs;
   }

@@ -27,6 +27,7 @@ export async function runVerb(work: (signal: AbortSignal) => Promise<void>): Pro
   } finally {
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
+    process.stdout.off('error', onOutputError);
   }
 }
 

@@ -11,7 +11,7 @@ import { type Dissection, type DissectOptions, dissect } from './dissect.ts';
 import { installedPath } from './paths.ts';
 
 const bufferMiB = 256;
-const captureFile = 'capture.pcapng';
+const captureFile = 'capture.pcap';
 
 export class Capture {
   readonly #options: DissectOptions;
@@ -25,7 +25,7 @@ export class Capture {
     this.#options = options;
     this.#folder = mkdtempSync(join(tmpdir(), 'nvmeferry-capture-'));
     const filter = options.ports.map((port) => `tcp port ${port}`).join(' or ');
-    const args = ['-q', '-i', 'lo', '-f', filter, '-B', String(bufferMiB), '-w', this.#file];
+    const args = ['-q', '-P', '-i', 'lo', '-f', filter, '-B', String(bufferMiB), '-w', this.#file];
     this.#dumpcap = spawn(installedPath('bin', 'dumpcap'), args, { stdio: ['ignore', 'ignore', 'pipe'] });
     this.#dumpcap.stderr?.on('data', (chunk: Buffer) => {
       this.#messages += chunk.toString();
@@ -48,9 +48,10 @@ export class Capture {
   }
 
   /**
-   * Stops and dissects. Throws when the capture is no evidence: nothing was recorded, or packets were lost.
+   * Stops and dissects. Throws when the capture is no evidence: nothing was recorded, or packets were lost. A capture
+   * with violations is kept, for a look at it, unless they were made on purpose.
    */
-  async stop(): Promise<Dissection> {
+  async stop({ keep = true }: { keep?: boolean } = {}): Promise<Dissection> {
     this.#stopped = true;
     try {
       await sleep(800); // dumpcap gets packets in batches, up to 250 ms late
@@ -63,7 +64,7 @@ export class Capture {
       await this.#remove();
       throw error;
     }
-    return dissectAndRemove(this.#folder, this.#options);
+    return dissectAndRemove(this.#folder, this.#options, keep);
   }
 
   /** Stops and forgets, unless it was stopped before. */
@@ -87,14 +88,14 @@ export class Capture {
 export async function dissectBytes(capture: Uint8Array, options: DissectOptions): Promise<Dissection> {
   const folder = mkdtempSync(join(tmpdir(), 'nvmeferry-capture-'));
   writeFileSync(join(folder, captureFile), capture);
-  return dissectAndRemove(folder, options);
+  return dissectAndRemove(folder, options, true);
 }
 
-/** A capture with violations is kept, for a look at it; one without any PDU proves nothing and is an error. */
-async function dissectAndRemove(folder: string, options: DissectOptions): Promise<Dissection> {
+/** A capture without any PDU proves nothing and is an error. */
+async function dissectAndRemove(folder: string, options: DissectOptions, keep: boolean): Promise<Dissection> {
   const file = join(folder, captureFile);
   const found = await dissect(file, options);
-  if (found.violations.length > 0) return { ...found, violations: [...found.violations, `kept as ${file}`] };
+  if (keep && found.violations.length > 0) return { ...found, violations: [...found.violations, `kept as ${file}`] };
   rmSync(folder, { recursive: true });
   if (found.pduCount === 0) throw new Error('The capture has no NVMe/TCP PDU');
   return found;

@@ -3,7 +3,10 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { open, rm } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
+import { pipeline } from 'node:stream/promises';
 import { installedPath } from './paths.ts';
 
 export interface Dissection {
@@ -53,27 +56,62 @@ type Field = (typeof fields)[number];
 /** One frame: per field, its values in order of appearance. */
 export type Frame = Readonly<Record<Field, readonly string[]>>;
 
-/** Runs tshark over a capture file. */
+/** Runs tshark over a capture file (pcap, not pcapng). */
 export async function dissect(file: string, options: DissectOptions): Promise<Dissection> {
-  const trace = new PduTrace(options);
-  const child = spawn(
-    installedPath('bin', 'tshark'),
-    [
-      ...['-n', '-r', file, '-T', 'fields', '-E', 'separator=/t', '-E', 'aggregator=,', '-E', 'occurrence=a'],
-      ...['-o', 'tcp.reassemble_out_of_order:TRUE'], // two CPUs send; the capture may have it the wrong way round
-      ...['-o', 'nvme-tcp.check_hdgst:TRUE', '-o', 'nvme-tcp.check_ddgst:TRUE'],
-      ...options.ports.flatMap((port) => ['-d', `tcp.port==${port},nvme-tcp`]),
-      ...['-Y', 'tcp', ...fields.flatMap((field) => ['-e', field])],
-    ],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
-  );
+  const padded = `${file}.padded`;
+  try {
+    await pipeline(paddedCapture(file), createWriteStream(padded));
+    const trace = new PduTrace(options);
+    for await (const line of tsharkLines(padded, options.ports)) trace.add(parseFrame(line));
+    return trace.finish();
+  } finally {
+    await rm(padded, { force: true });
+  }
+}
+
+/** One line per TCP segment, `fields` separated by tabs. */
+async function* tsharkLines(file: string, ports: readonly number[]): AsyncGenerator<string> {
+  const args = [
+    ...['-n', '-r', file, '-T', 'fields', '-E', 'separator=/t', '-E', 'aggregator=,', '-E', 'occurrence=a'],
+    ...['-o', 'tcp.reassemble_out_of_order:TRUE'], // two CPUs send; the capture may have it the wrong way round
+    ...['-o', 'nvme-tcp.check_hdgst:TRUE', '-o', 'nvme-tcp.check_ddgst:TRUE'],
+    ...ports.flatMap((port) => ['-d', `tcp.port==${port},nvme-tcp`]),
+    ...['-Y', 'tcp', ...fields.flatMap((field) => ['-e', field])],
+  ];
+  const child = spawn(installedPath('bin', 'tshark'), args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const exited = once(child, 'exit');
   const stderr: Buffer[] = [];
   child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk));
-  const exited = once(child, 'exit');
-  for await (const line of createInterface({ input: child.stdout })) trace.add(parseFrame(line));
-  const [code] = (await exited) as [number | null];
-  if (code !== 0) throw new Error(`tshark failed on ${file}: ${Buffer.concat(stderr).toString()}`);
-  return trace.finish();
+  yield* createInterface({ input: child.stdout });
+  const [code, signal] = (await exited) as [number | null, string | null];
+  if (code !== 0)
+    throw new Error(`tshark on ${file} ended with ${code ?? signal}: ${Buffer.concat(stderr).toString()}`);
+}
+
+const pcapHeaderBytes = 24;
+const paddingFrames = 0x10000;
+
+/**
+ * The capture behind 65,536 empty frames. tshark 4.4 files the data of CID 0 under the frame number and that of any other
+ * CID under the CID, in one tree; where a frame number equals a CID, it crashes. So no frame may have a number of 16 bits.
+ */
+async function* paddedCapture(file: string): AsyncGenerator<Buffer> {
+  const header = Buffer.alloc(pcapHeaderBytes);
+  const handle = await open(file);
+  try {
+    await handle.read(header, 0, pcapHeaderBytes, 0);
+  } finally {
+    await handle.close();
+  }
+  const magic = header.readUInt32LE(0);
+  if (magic !== 0xa1b2c3d4 && magic !== 0xa1b23c4d) throw new Error(`${file} is no capture in pcap format`);
+  const emptyFrame = Buffer.alloc(16 + 14); // record header, Ethernet header
+  emptyFrame.writeUInt32LE(14, 8);
+  emptyFrame.writeUInt32LE(14, 12);
+  emptyFrame.writeUInt16BE(0x88b5, 28); // EtherType for experiments
+  yield header;
+  yield Buffer.alloc(paddingFrames * emptyFrame.length, emptyFrame);
+  yield* createReadStream(file, { start: pcapHeaderBytes }) as AsyncIterable<Buffer>;
 }
 
 function parseFrame(line: string): Frame {
@@ -154,7 +192,7 @@ export class PduTrace {
 
   add(frame: Frame): void {
     const stream = frame['tcp.stream'][0] ?? '?';
-    const where = `frame ${frame['frame.number'][0]} (connection ${stream})`;
+    const where = `frame ${Number(frame['frame.number'][0]) - paddingFrames} (connection ${stream})`;
     const fromController = this.#options.ports.includes(Number(frame['tcp.srcport'][0]));
     const connection = this.#connection(stream);
     const direction = fromController ? connection.fromController : connection.fromHost;

@@ -306,6 +306,36 @@ describe('HostController', () => {
       expect(controller?.io.waitingCount).to.equal(0);
     });
 
+    it('what a completion callback submits goes behind what waits', async () => {
+      const order: number[] = [];
+      peer.override = (command, _, qid) => {
+        if (qid !== 0 && command.opcode === 2) order.push(command.cdw(10));
+        return false;
+      };
+      await connect({ queueSize: 2 });
+      const { io } = controller!;
+      const buffer = new Uint8Array(512);
+      let left = 4;
+      const done = (): void => {
+        left--;
+      };
+      io.submitRead(
+        1,
+        0,
+        1,
+        buffer,
+        () => {
+          done();
+          io.submitRead(1, 9, 1, buffer, done, undefined);
+        },
+        undefined,
+      );
+      io.submitRead(1, 1, 1, buffer, done, undefined);
+      io.submitRead(1, 2, 1, buffer, done, undefined);
+      await until(() => left === 0, 'all complete');
+      expect(order).to.deep.equal([0, 1, 2, 9]);
+    });
+
     it('uses all queue pairs', async () => {
       const namespace = await (await connect({ ioQueues: 3 })).namespace(1);
       await Promise.all(Array.from({ length: 9 }, (_, i) => namespace.read(i, 1)));
@@ -522,6 +552,27 @@ describe('HostController', () => {
       expect([controller?.reconnectCount, controller?.io.replayedCount]).to.deep.equal([1, 1]);
     });
 
+    it('a command in the slot of an aborted one is not mistaken for it', async () => {
+      const namespace = await (await connect({ ioTimeoutMs: 8000, abortTimeoutMs: 6000, queueSize: 2 })).namespace(1);
+      const held = holdIo();
+      const first = rejection(namespace.read(0, 1));
+      await until(() => held.length === 1, 'the read is sent');
+      await advance(clock, 9000, 500);
+      await until(() => peer.seen.includes('Admin 08'), 'Abort is sent');
+      held[0]!.connection.send(pdu.capsuleResp(held[0]!.command.cid, { status: 7 }));
+      await first;
+      const second = namespace.read(1, 1);
+      await until(() => held.length === 2, 'the second read is sent');
+      await advance(clock, 6500, 500);
+      expect([controller?.state, controller?.reconnectCount]).to.deep.equal(['live', 0]);
+      // and it has a time-out of its own
+      await advance(clock, 3000, 500);
+      expect(peer.seen.filter((name) => name === 'Admin 08').length).to.equal(2);
+      const { command, connection } = held[1]!;
+      connection.send(pdu.c2hData(command.cid, new Uint8Array(512)), pdu.capsuleResp(command.cid));
+      await second;
+    });
+
     it('resets the controller when an Admin command is not answered', async () => {
       await connect({ adminTimeoutMs: 4000 });
       let lost = '';
@@ -701,6 +752,20 @@ describe('HostController', () => {
       await until(() => controller?.state === 'live', 'live again');
       expect((await namespace.read(0, 1)).length).to.equal(512);
     });
+
+    for (const backAfterMs of [1000, 5000]) {
+      it(`fastIoFail of 3 s has no effect once the controller is back, after ${backAfterMs} ms`, async () => {
+        const times = { reconnectDelayMs: backAfterMs, fastIoFailTimeoutMs: 3000, queueSize: 2 };
+        const namespace = await (await connect(times)).namespace(1);
+        peer.queue(1)[0]!.destroy();
+        await until(() => controller?.state === 'connecting', 'the loss is noticed');
+        await advance(clock, backAfterMs + 100, 100);
+        await until(() => controller?.state === 'live', 'live again');
+        await advance(clock, 3000, 100);
+        const reads = await Promise.all(Array.from({ length: 10 }, (_, i) => namespace.read(i, 1)));
+        expect(reads.length).to.equal(10);
+      });
+    }
 
     it('ctrlLoss: gives up, fails what waits, and is dead', async () => {
       const namespace = await (await connect({ reconnectDelayMs: 1000, ctrlLossTimeoutMs: 5000 })).namespace(1);

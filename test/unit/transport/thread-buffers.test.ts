@@ -1,0 +1,86 @@
+import { expect } from 'chai';
+import { GATHER_MAX } from '../../../src/transport/tcp/gather-writer.ts';
+import { Batch, ThreadBuffers } from '../../../src/transport/tcp/thread-buffers.ts';
+import { crc32c } from '../../../src/wire/crc32c.ts';
+import { pattern, referenceCrc32c } from '../../support/raw-host.ts';
+
+const sent = (batch: Batch): Buffer => Buffer.concat(batch.buffers.slice(0, batch.bufferCount));
+
+describe('Batch', () => {
+  it('sends headers and payloads in the order in which they were added, adjacent headers as one buffer', () => {
+    const batch = new Batch();
+    const put = (text: string): void => {
+      const at = batch.reserve(text.length);
+      batch.bytes.set(Buffer.from(text), at);
+    };
+    put('one-');
+    put('two-');
+    batch.endRun();
+    batch.add(Buffer.from('payload-'));
+    batch.add(Buffer.from('more-'));
+    put('three');
+    batch.endRun();
+    batch.endRun(); // nothing new
+    expect(sent(batch).toString()).to.equal('one-two-payload-more-three');
+    expect(batch.bufferCount).to.equal(4);
+    batch.clear();
+    put('again');
+    batch.endRun();
+    expect(sent(batch).toString()).to.equal('again');
+  });
+
+  it('digests are those of the payload when it leaves', () => {
+    const batch = new Batch();
+    const first = pattern(4096, 1);
+    const second = pattern(512, 2);
+    const third = pattern(20, 3);
+    batch.reserve(24);
+    batch.endRun();
+    batch.add(first);
+    batch.add(second);
+    batch.addDigest(2);
+    batch.reserve(24);
+    batch.endRun();
+    batch.add(third);
+    batch.addDigest(1);
+    batch.endRun();
+    first.fill(0x77); // changed while it waited: header and data must agree all the same
+    batch.sealDigests(crc32c);
+    const bytes = sent(batch);
+    expect(bytes.readUInt32LE(24 + 4608)).to.equal(referenceCrc32c(Buffer.concat([first, second])));
+    expect(bytes.readUInt32LE(bytes.length - 4)).to.equal(referenceCrc32c(third));
+    expect(batch.digestCount).to.equal(0);
+  });
+
+  it('is full by headers, by buffers, and by payload', () => {
+    const headers = new Batch();
+    while (!headers.isFull(192, 1)) headers.reserve(192);
+    expect(headers.reserve(0) + 192).to.be.greaterThan(headers.bytes.length);
+    expect(headers.reserve(0)).to.be.at.most(headers.bytes.length);
+    const buffers = new Batch();
+    while (!buffers.isFull(192, 9)) {
+      buffers.reserve(24);
+      buffers.endRun();
+      for (let i = 0; i < 9; i++) buffers.add(Buffer.alloc(0));
+    }
+    expect(buffers.bufferCount + 1).to.be.at.most(GATHER_MAX);
+    const payload = new Batch();
+    expect(payload.isFull(192, 1)).to.equal(false);
+    payload.add(new Uint8Array(1 << 20));
+    expect(payload.isFull(192, 1)).to.equal(true);
+    payload.clear();
+    expect(payload.isFull(192, 1)).to.equal(false);
+  });
+});
+
+describe('ThreadBuffers', () => {
+  it('gives batches out once, and takes some back for reuse', () => {
+    const buffers = new ThreadBuffers();
+    const taken = Array.from({ length: 12 }, () => buffers.takeBatch());
+    expect(new Set(taken).size).to.equal(12);
+    for (const batch of taken) buffers.giveBatch(batch);
+    const again = Array.from({ length: 12 }, () => buffers.takeBatch());
+    expect(new Set(again).size).to.equal(12);
+    expect(again.filter((batch) => taken.includes(batch)).length).to.be.within(1, 11);
+  });
+});
