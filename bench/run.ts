@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 import { TgtSubject } from './e2e/iscsi-subject.ts';
-import { fullMatrix, quickMatrix, scalingMatrix } from './e2e/matrix.ts';
+import { fullMatrix, OWN_DEPTH, quickMatrix, SHARED_DEPTH, scalingMatrix } from './e2e/matrix.ts';
 import { type Measured, measureAll, report } from './e2e/measure.ts';
 import { NbdkitSubject, QemuNbdSubject } from './e2e/nbd-subject.ts';
 import { ExternalSubject, ProductSubject, parseExternalTarget } from './e2e/nvme-subject.ts';
@@ -138,9 +138,9 @@ async function main(): Promise<void> {
       say(report(results.e2e));
     } else if (part === 'scaling') {
       const subjects = chosen([ours[0]!, ...externals], options.only);
-      results.scaling = await measureAll(subjects, scalingMatrix(), measureOptions);
+      results.scaling = await measureAll(subjects, scalingMatrix(options.full), measureOptions);
       endProgress();
-      say('\n## Connections (128 commands in flight in all)\n');
+      say('\n## Connections\n');
       say(report(results.scaling));
       say(scalingVerdict(results.scaling));
     } else if (part === 'micro') {
@@ -168,19 +168,22 @@ async function main(): Promise<void> {
 
 /** What more connections cost against one. */
 function scalingVerdict(results: readonly Measured[]): string {
+  const series: [string, (test: Case) => boolean][] = [
+    [`${SHARED_DEPTH} in flight in all`, (test) => test.depth === SHARED_DEPTH],
+    [`${OWN_DEPTH} in flight on each`, (test) => test.depth === OWN_DEPTH * test.connections],
+  ];
   const lines: string[] = [];
-  for (const rw of ['read', 'write'] as const) {
-    const own = results.filter(({ test, samples }) => test.rw === rw && samples.length > 0);
-    for (const subject of new Set(own.map((item) => item.subject))) {
-      const rates = own
-        .filter((item) => item.subject === subject)
-        .map(({ test, samples }) => ({
-          connections: test.connections,
-          iops: median(samples.map((sample) => sample.iops)),
-        }));
-      const one = rates.find(({ connections }) => connections === 1)?.iops ?? Number.NaN;
-      const text = rates.map(({ connections, iops }) => `${connections}: ${short(iops / one)}`).join(', ');
-      lines.push(`${subject}, ${rw}, IOPS against one connection: ${text}`);
+  for (const subject of new Set(results.map((item) => item.subject))) {
+    for (const rw of ['read', 'write'] as const) {
+      for (const [title, belongs] of series) {
+        const rates = results
+          .filter((item) => item.subject === subject && item.test.rw === rw && belongs(item.test))
+          .map(({ test, samples }) => [test.connections, median(samples.map((sample) => sample.iops))] as const);
+        if (rates.length < 2) continue;
+        const one = rates.find(([connections]) => connections === 1)?.[1] ?? Number.NaN;
+        const text = rates.map(([connections, iops]) => `${connections}: ${short(iops / one)}`).join(', ');
+        lines.push(`${subject}, ${rw}, ${title}; IOPS by connections, one = 1: ${text}`);
+      }
     }
   }
   return `\n${lines.join('\n')}`;

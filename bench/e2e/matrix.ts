@@ -44,7 +44,16 @@ export function fullMatrix(): Case[] {
   );
 }
 
-/** One queue depth over more and more connections. */
-export function scalingMatrix(): Case[] {
-  return [1, 4, 16, 64].flatMap((connections) => cases({ blockBytes: SMALL, depths: [128], connections }));
+const CONNECTIONS: readonly number[] = [1, 4, 16, 64];
+/** In flight in all: with 64 connections, two on each. */
+export const SHARED_DEPTH = 128;
+/** In flight on each connection. */
+export const OWN_DEPTH = 32;
+
+/** More and more connections that share one queue depth; in full, also with a depth of their own each. */
+export function scalingMatrix(full: boolean): Case[] {
+  return CONNECTIONS.flatMap((connections) => {
+    const depths = new Set(full ? [SHARED_DEPTH, OWN_DEPTH * connections] : [SHARED_DEPTH]);
+    return cases({ blockBytes: SMALL, depths: [...depths], connections });
+  });
 }

@@ -259,6 +259,12 @@ describe('conformance: I/O commands and namespaces', () => {
     backend.read = (request): void => request.complete(0x281);
     const failed = await io.read(0, 8);
     expect([failed.code, failed.data.length]).to.deep.equal([0x281, 0]);
+    backend.read = (request): void => {
+      request.lend(pattern(4096, 1)); // it went wrong after a part
+      request.complete(0x281);
+    };
+    const late = await io.read(0, 8);
+    expect([late.code, late.data.length]).to.deep.equal([0x281, 0]);
     backend.write = (request): void => request.complete(0x280);
     expect((await io.write(0, Buffer.alloc(4096))).code).to.equal(0x280);
     expect((await io.write(0, Buffer.alloc(4096), { by: 'r2t' })).code).to.equal(0x280);

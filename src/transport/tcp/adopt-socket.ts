@@ -13,13 +13,13 @@ interface WithHandle {
 
 /**
  * @param accepted a socket of a server with `pauseOnConnect`
- * @param buffer where the kernel's bytes go; they must be consumed before `onBytes` returns
- * @param onBytes `length` bytes are in `buffer`; false stops reading until `resume()`
+ * @param nextBuffer where the kernel's next bytes go; asked before each read
+ * @param onBytes `length` bytes are at the start of `buffer`, and must be consumed before it returns; false stops reading until `resume()`
  */
 export function adoptSocket(
   accepted: Socket,
-  buffer: Uint8Array,
-  onBytes: (length: number) => boolean,
+  nextBuffer: () => Uint8Array,
+  onBytes: (length: number, buffer: Uint8Array) => boolean,
   allowHandleMove: boolean = true,
 ): Socket {
   const internals = accepted as unknown as WithHandle;
@@ -29,7 +29,7 @@ export function adoptSocket(
       handle,
       allowHalfOpen: false,
       pauseOnCreate: true,
-      onread: { buffer, callback: onBytes },
+      onread: { buffer: nextBuffer, callback: onBytes },
     } as ConstructorParameters<typeof Socket>[0]);
     // the server counts its connections by this field
     (socket as unknown as WithHandle)._server = internals._server;
@@ -40,10 +40,12 @@ export function adoptSocket(
   }
   accepted.on('data', (chunk: Uint8Array) => {
     let more = true;
-    for (let offset = 0; offset < chunk.length; offset += buffer.length) {
+    for (let offset = 0; offset < chunk.length; ) {
+      const buffer = nextBuffer();
       const piece = chunk.subarray(offset, offset + buffer.length);
       buffer.set(piece);
-      more = onBytes(piece.length);
+      more = onBytes(piece.length, buffer);
+      offset += piece.length;
     }
     if (!more) accepted.pause();
   });

@@ -15,7 +15,7 @@ import { CommandState, HostCommand } from './host-command.ts';
 import { connectError } from './host-connect-error.ts';
 import { HostPduReader, type ReaderOwner } from './host-pdu-reader.ts';
 import { HostPduWriter } from './host-pdu-writer.ts';
-import { receiveBytes, receiveView } from './host-receive-buffer.ts';
+import { receiveBytes, receiveView } from './receive-buffer.ts';
 
 /** What a connection is made with. */
 export interface HostConnectionOptions {

@@ -22,7 +22,7 @@ import {
   pduType,
 } from '../../wire/pdu.ts';
 import { CommandState, type HostCommand } from './host-command.ts';
-import { RECEIVE_HOME, receiveBytes, receivedSlice, receiveTail, receiveView } from './host-receive-buffer.ts';
+import { RECEIVE_HOME, receiveBytes, receivedSlice, receiveStart, receiveTail, receiveView } from './receive-buffer.ts';
 
 /** What the reader tells its connection. */
 export interface ReaderOwner {
@@ -128,8 +128,7 @@ export class HostPduReader {
       this.#start = RECEIVE_HOME + this.#carryLength;
       return;
     }
-    const left = this.#padLeft + this.#dataLeft + this.#digestLeft;
-    this.#start = left < RECEIVE_HOME ? RECEIVE_HOME - left : 0;
+    this.#start = receiveStart(this.#padLeft + this.#dataLeft + this.#digestLeft);
   }
 
   /** @returns the position behind the header, or -1 */

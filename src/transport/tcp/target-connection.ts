@@ -13,7 +13,6 @@ import { adoptSocket } from './adopt-socket.ts';
 import { LinkState, Slot, TargetLink, type TcpCounters, type TcpTargetOptions } from './target-link.ts';
 import { TargetPduReader, type TargetPduReaderOwner } from './target-pdu-reader.ts';
 import { TargetPduWriter, type TargetPduWriterOwner } from './target-pdu-writer.ts';
-import { threadBuffers } from './thread-buffers.ts';
 
 export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner {
   readonly peer: string;
@@ -48,9 +47,13 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     this.#clock = clock;
     this.#onClosed = onClosed;
     this.#queuePair = makeQueuePair(this);
-    const socket = adoptSocket(accepted, threadBuffers.receive, (length) => this.#onBytes(length));
-    this.#socket = socket;
     this.#reader = new TargetPduReader(this, this.#link, this.#queuePair);
+    const socket = adoptSocket(
+      accepted,
+      () => this.#reader.nextBuffer(),
+      (length) => this.#onBytes(length),
+    );
+    this.#socket = socket;
     this.#writer = new TargetPduWriter(this, this.#link, this.#queuePair, socket);
     socket.on('error', (error) => this.close(error.message));
     socket.on('end', () => this.close('the host closed the connection'));

@@ -35,8 +35,8 @@ import {
   pduType,
 } from '../../wire/pdu.ts';
 import { SQE_BYTES, sqeOpcode, sqeSglAddressHigh, sqeSglAddressLow, sqeSglId, sqeSglLength } from '../../wire/sqe.ts';
+import { RECEIVE_HOME, receiveBytes, receivedSlice, receiveStart, receiveTail, receiveView } from './receive-buffer.ts';
 import { LinkState, Slot, type TargetLink } from './target-link.ts';
-import { threadBuffers } from './thread-buffers.ts';
 
 /** What the reader expects next. */
 const Phase = { Header: 0, Data: 1 } as const;
@@ -63,6 +63,8 @@ export class TargetPduReader {
   readonly #carry: Uint8Array = new Uint8Array(new ArrayBuffer(IC_SIZE + DIGEST_SIZE));
   readonly #carryView: DataView = new DataView(this.#carry.buffer);
   #carryLength = 0;
+  /** Where the current read went. */
+  #start: number = RECEIVE_HOME;
   /** HLEN plus HDGST of the PDU being read; 0 until its common header is checked. */
   #headerNeed = 0;
   #padLeft = 0;
@@ -84,11 +86,21 @@ export class TargetPduReader {
     this.#queuePair = queuePair;
   }
 
-  /** Takes the first `end` bytes of the thread's receive buffer. */
-  read(end: number): void {
-    const view = threadBuffers.receiveView;
-    const bytes = threadBuffers.receive;
-    let at = 0;
+  /** The buffer for the next read: the PDU in progress is to end, or its header to begin, at RECEIVE_HOME. */
+  nextBuffer(): Uint8Array {
+    this.#start =
+      this.#phase === Phase.Data
+        ? receiveStart(this.#padLeft + this.#dataLeft + this.#dataDigestLeft)
+        : RECEIVE_HOME + this.#carryLength;
+    return receiveTail(this.#start);
+  }
+
+  /** Takes the `length` bytes that were read into `nextBuffer()`. */
+  read(length: number): void {
+    const view = receiveView;
+    const bytes = receiveBytes;
+    let at = this.#start;
+    const end = at + length;
     while (at < end && this.#link.state < LinkState.Terminating) {
       if (this.#phase === Phase.Data) {
         at = this.#readData(at, end);
@@ -280,12 +292,8 @@ export class TargetPduReader {
       // all of it has arrived: the command runs on the received bytes themselves
       this.#skip = pad + capsuleBytes + digestBytes;
       const offset = at + pad;
-      const data = threadBuffers.receiveViews.view(offset, capsuleBytes);
-      if (
-        status === 0 &&
-        digestBytes > 0 &&
-        crc32c(data) !== threadBuffers.receiveView.getUint32(offset + capsuleBytes, true)
-      ) {
+      const data = receivedSlice(offset, capsuleBytes);
+      if (status === 0 && digestBytes > 0 && crc32c(data) !== receiveView.getUint32(offset + capsuleBytes, true)) {
         status = Status.TransientTransportError;
       }
       if (status !== 0) {
@@ -388,7 +396,8 @@ export class TargetPduReader {
       const take = Math.min(this.#dataLeft, end - at);
       if (take > 0) {
         if ((request.transportState & Slot.Drain) === 0) {
-          const piece = threadBuffers.receiveViews.view(at, take);
+          // a whole rest ends where such rests end; a fragment may have any length, and would only displace the view of a whole one
+          const piece = take === this.#dataLeft ? receivedSlice(at, take) : receiveBytes.subarray(at, at + take);
           request.segments[0]!.set(piece, this.#dataBase + this.#dataDone);
           if (this.#link.dataDigest) this.#dataCrc = crc32c(piece, this.#dataCrc);
         }
@@ -400,7 +409,7 @@ export class TargetPduReader {
     }
     while (this.#dataDigestLeft > 0) {
       if (at === end) return at;
-      this.#receivedDigest = (this.#receivedDigest >>> 8) | (threadBuffers.receive[at]! << 24);
+      this.#receivedDigest = (this.#receivedDigest >>> 8) | (receiveBytes[at]! << 24);
       this.#dataDigestLeft--;
       at++;
     }

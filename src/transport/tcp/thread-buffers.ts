@@ -1,12 +1,11 @@
 // @hot
 /**
- * Buffers that all TCP connections of one thread share: received bytes are consumed before the callback returns, and what is formatted is
- * handed to the kernel in the same turn, so one of each serves every socket and an idle connection holds none.
+ * Batches that all TCP connections of one thread share: what is formatted is handed to the kernel in the same turn, so a few serve every socket
+ * and an idle connection holds none.
  */
 import { ViewCache } from '../../util/view-cache.ts';
 import { GATHER_MAX } from './gather-writer.ts';
 
-const RECEIVE_BYTES = 256 << 10;
 const SLAB_BYTES = 64 << 10;
 /** A batch is sent when it holds this much payload, so that the peer starts while we go on. */
 const BATCH_PAYLOAD_BYTES = 1 << 20;
@@ -84,9 +83,6 @@ export class Batch {
 }
 
 export class ThreadBuffers {
-  readonly receive: Uint8Array = new Uint8Array(new ArrayBuffer(RECEIVE_BYTES));
-  readonly receiveView: DataView = new DataView(this.receive.buffer);
-  readonly receiveViews: ViewCache = new ViewCache(this.receive);
   readonly #batches: Batch[] = [];
 
   takeBatch(): Batch {

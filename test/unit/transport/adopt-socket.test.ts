@@ -21,7 +21,7 @@ for (const allowHandleMove of [true, false]) {
       accept = () => true;
       socket = adoptSocket(
         pair.accepted,
-        buffer,
+        () => buffer,
         (length) => {
           most = Math.max(most, length);
           received = Buffer.concat([received, buffer.subarray(0, length)]);

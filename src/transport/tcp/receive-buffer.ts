@@ -1,6 +1,6 @@
 // @hot
 /**
- * The one receive buffer of this thread, shared by all host connections: node:net hands us the bytes in a synchronous callback, so nothing in it
+ * The one receive buffer of this thread, shared by all connections, of hosts and of the target: node:net hands us the bytes in a synchronous callback, so nothing in it
  * outlives the callback. Reads start at `RECEIVE_HOME` or below, so that the PDU in progress always ends at the same place; the
  * offsets of a steady workload repeat, and so do the views that `TypedArray.set` needs.
  */
@@ -19,6 +19,10 @@ const tails = new ViewCache(bytes);
 /** `length` received bytes at `offset`; the same object for the same place and length. */
 export function receivedSlice(offset: number, length: number): Uint8Array {
   return cache.view(offset, length);
+}
+/** Where to read to, so that `pending` more bytes of the PDU in progress end at `RECEIVE_HOME`. */
+export function receiveStart(pending: number): number {
+  return pending < RECEIVE_HOME ? RECEIVE_HOME - pending : 0;
 }
 /** The buffer from `offset` on, to read into. */
 export function receiveTail(offset: number): Uint8Array {
