@@ -5,7 +5,7 @@
  * pinned, and the next write then goes to a copy of the slab.
  */
 import { Status } from '../spec/status.ts';
-import { isPinned } from '../util/pin.ts';
+import { isPinned, pinnedCount } from '../util/pin.ts';
 import type { BlockBackend, BlockIo } from './block-backend.ts';
 
 const PAGE_BYTES = 4096;
@@ -138,7 +138,7 @@ export class MemoryBackend implements BlockBackend {
   /** The slab to write into: made if there is none, copied if its memory is still being sent. */
   #writable(group: Group, index: number): Uint8Array {
     const slab = group.slabs[index];
-    if (slab !== undefined && !isPinned(slab.buffer)) return slab;
+    if (slab !== undefined && (pinnedCount === 0 || !isPinned(slab.buffer))) return slab;
     const made = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
     if (slab !== undefined) made.set(slab);
     this.#replace(group, index, made);
