@@ -50,6 +50,7 @@ describe('conformance: Connect failure matrix', () => {
     ['SUBNQN of 224 bytes', { edit: (data) => data.fill(0x61, 256, 256 + 224) }, Connect.InvalidParameters, SUBNQN],
     ['SUBNQN that is no UTF-8', { edit: (data) => data.fill(0xff, 256, 260) }, Connect.InvalidParameters, SUBNQN],
     ['HOSTNQN without NUL', { edit: (data) => data.fill(0x61, 512, 768) }, Connect.InvalidParameters, HOSTNQN],
+    ['HOSTNQN of 224 bytes', { edit: (data) => data.fill(0x61, 512, 512 + 224) }, Connect.InvalidParameters, HOSTNQN],
     ['HOSTNQN that is no UTF-8', { edit: (data) => data.fill(0xc0, 512, 516) }, Connect.InvalidParameters, HOSTNQN],
     ['11: SQSIZE 0', { sqsize: 0 }, Connect.InvalidParameters, 44],
     ['SQSIZE over the limit of the admin queue', { sqsize: 4096 }, Connect.InvalidParameters, 44],
@@ -80,6 +81,11 @@ describe('conformance: Connect failure matrix', () => {
     const refused = await connect();
     expect([refused.code, refused.dnr, refused.result0]).to.deep.equal([Connect.InvalidHost, true, HOSTNQN]);
     expect((await connect({ hostnqn: 'nqn.2024-01.org.example:friend' })).status).to.equal(0);
+  });
+
+  it('a HOSTNQN of 223 bytes is accepted', async () => {
+    await start();
+    expect((await connect({ hostnqn: `nqn.2024-01.org.example:${'h'.repeat(199)}` })).status).to.equal(0);
   });
 
   it('12: an empty HOSTNQN matches no list, only "any host"', async () => {

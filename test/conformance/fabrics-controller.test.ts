@@ -53,7 +53,10 @@ describe('conformance: properties and controller state', () => {
   it('2: a reserved property size is Invalid Field', async () => {
     const admin = await t.admin({ enable: false });
     for (const size of [2, 3, 7]) {
-      expect((await admin.command({ opcode: 0x7f, fctype: 4, cdw10: size })).code).to.equal(INVALID_FIELD);
+      const get = { opcode: 0x7f, fctype: 4, cdw10: size, cdw11: Property.VS };
+      expect((await admin.command(get)).code).to.equal(INVALID_FIELD);
+      const set = { opcode: 0x7f, fctype: 0, cdw10: size, cdw11: Property.CC, cdw12: CC_ENABLE };
+      expect((await admin.command(set)).code).to.equal(INVALID_FIELD);
     }
   });
 

@@ -96,6 +96,25 @@ describe('conformance: NVMe/TCP slow readers (target)', () => {
     expect(t.target.pool.usedBytes).to.equal(0);
   }).timeout(30_000);
 
+  it('111: a command that comes while the answers are stuck is not even read', async () => {
+    t = await TestTarget.start();
+    const { io } = await t.association();
+    io.socket.pause();
+    const reads = sendAll(
+      io,
+      Array.from({ length: 24 }, (_, i) => read(io, i, 0, BLOCKS_PER_MIB)),
+    );
+    await t.until(blocked);
+    await settle();
+    const [written] = sendAll(io, [write(io, 100, 4096, pattern(512, 1))]);
+    await settle(50);
+    expect(t.backend.allocatedBytes?.(), 'written').to.equal(0);
+    io.socket.resume();
+    await Promise.all(reads);
+    expect((await written!).status).to.equal(0);
+    expect(t.backend.allocatedBytes?.()).to.equal(4096);
+  });
+
   it('111: keep alive expires while a host reads nothing: everything is freed', async () => {
     const backend = new CopyBackend({ blockCount: BLOCKS_PER_MIB });
     t = await TestTarget.start({ backend });

@@ -1,5 +1,7 @@
 /** id-ctrl, id-ns, list-ns. */
+
 import type { Command } from 'commander';
+import { uuidFromBytes } from '../../fabrics/nqn.ts';
 import { identify } from '../../initiator/controller-commands.ts';
 import { Cns } from '../../spec/identify.ts';
 import type { IdentifyController } from '../../wire/cold/identify-controller.ts';
@@ -26,6 +28,7 @@ function controllerJson(id: IdentifyController): Record<string, unknown> {
   const { psd, vs: _, ...scalars } = id;
   return {
     ...scalars,
+    fguid: uuidFromBytes(id.fguid),
     psds: psd.slice(0, id.npss + 1).map((state) => ({
       max_power: state.mp,
       max_power_scale: state.flags & 1,
@@ -45,6 +48,7 @@ function controllerJson(id: IdentifyController): Record<string, unknown> {
 }
 
 function valueText(name: string, value: unknown, hexNames: ReadonlySet<string>): string {
+  if (name === 'fguid') return uuidFromBytes(value as Uint8Array);
   if (value instanceof Uint8Array) return toHex(value);
   if (name === 'ieee') return Number(value).toString(16).padStart(6, '0');
   if (hexNames.has(name)) return hex(value as number | bigint);

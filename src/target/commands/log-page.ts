@@ -2,7 +2,7 @@
 
 import { NSID_ALL } from '../../spec/identify.ts';
 import { LogPage } from '../../spec/log-page.ts';
-import { AdminOpcode, Direction, FABRICS_OPCODE } from '../../spec/opcode.ts';
+import { Direction, FABRICS_OPCODE, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { encodeNsidList } from '../../wire/cold/lists.ts';
 import { effectsLogCodec } from '../../wire/cold/log-effects.ts';
@@ -34,9 +34,9 @@ const TEMPERATURE_KELVIN = 303;
 const DATA_UNIT_BYTES = 512_000;
 const CSUPP = 0x1;
 const LBCC = 0x2;
-/** Scope: namespace, controller. */
-const SCOPE_NAMESPACE = 1 << 20;
-const SCOPE_CONTROLLER = 1 << 21;
+/** No scope is reported for commands: Linux hosts warn of "unusual effects" where it is. */
+const CHANGES_BLOCKS: readonly number[] = [IoOpcode.Write, IoOpcode.WriteZeroes, IoOpcode.DatasetManagement];
+const FEATURE_SCOPE_CONTROLLER = 1 << 21;
 const TRTYPE_TCP = 3;
 
 function errorInformation(_request: Request, controller: Controller): Uint8Array {
@@ -92,18 +92,17 @@ function effects(request: Request, controller: Controller): Uint8Array | number 
   const acs = new Array<number>(256).fill(0);
   const iocs = new Array<number>(256).fill(0);
   for (const opcode of opcodesOf(request.queuePair.commandSet)) {
-    if (opcode !== FABRICS_OPCODE) acs[opcode] = CSUPP | (opcode === AdminOpcode.SetFeatures ? SCOPE_CONTROLLER : 0);
+    if (opcode !== FABRICS_OPCODE) acs[opcode] = CSUPP;
   }
   if (!controller.subsystem.isDiscovery) {
-    for (const opcode of opcodesOf(ioCommandSet))
-      iocs[opcode] = CSUPP | SCOPE_NAMESPACE | ((opcode & 1) !== 0 || opcode === 8 ? LBCC : 0);
+    for (const opcode of opcodesOf(ioCommandSet)) iocs[opcode] = CSUPP | (CHANGES_BLOCKS.includes(opcode) ? LBCC : 0);
   }
   return effectsLogCodec.encode({ acs, iocs });
 }
 
 function featureEffects(_request: Request, controller: Controller): Uint8Array {
   const fids = new Array<number>(256).fill(0);
-  for (const feature of featuresOf(controller)) fids[feature.fid] = CSUPP | SCOPE_CONTROLLER;
+  for (const feature of featuresOf(controller)) fids[feature.fid] = CSUPP | FEATURE_SCOPE_CONTROLLER;
   return featureEffectsCodec.encode({ fis: fids });
 }
 
