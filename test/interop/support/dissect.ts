@@ -3,10 +3,11 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createReadStream, createWriteStream } from 'node:fs';
-import { open, rm } from 'node:fs/promises';
+import { createWriteStream } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { pipeline } from 'node:stream/promises';
+import { OrderedCapture } from './ordered-capture.ts';
 import { installedPath } from './paths.ts';
 
 export interface Dissection {
@@ -16,7 +17,7 @@ export interface Dissection {
   readonly pdusByType: ReadonlyMap<number, number>;
   /** What connections agreed on: DGST of their ICResp. */
   readonly digestsAgreed: ReadonlySet<number>;
-  /** Everything malformed or unexpected, each with its frame number; at most `maxViolations`. */
+  /** Everything malformed or unexpected, each with its connection (tshark's tcp.stream) and time; at most `maxViolations`. */
   readonly violations: readonly string[];
 }
 
@@ -30,7 +31,7 @@ export interface DissectOptions {
 const maxViolations = 50;
 
 const fields = [
-  'frame.number',
+  'frame.time_epoch',
   'tcp.stream',
   'tcp.srcport',
   'tcp.seq',
@@ -58,14 +59,15 @@ export type Frame = Readonly<Record<Field, readonly string[]>>;
 
 /** Runs tshark over a capture file (pcap, not pcapng). */
 export async function dissect(file: string, options: DissectOptions): Promise<Dissection> {
-  const padded = `${file}.padded`;
+  const orderedFile = `${file}.ordered`;
   try {
-    await pipeline(paddedCapture(file), createWriteStream(padded));
+    const ordered = new OrderedCapture(file);
+    await pipeline(ordered.bytes(), createWriteStream(orderedFile));
     const trace = new PduTrace(options);
-    for await (const line of tsharkLines(padded, options.ports)) trace.add(parseFrame(line));
-    return trace.finish();
+    for await (const line of tsharkLines(orderedFile, options.ports)) trace.add(parseFrame(line));
+    return trace.finish(ordered.strandedCount);
   } finally {
-    await rm(padded, { force: true });
+    await rm(orderedFile, { force: true });
   }
 }
 
@@ -73,7 +75,6 @@ export async function dissect(file: string, options: DissectOptions): Promise<Di
 async function* tsharkLines(file: string, ports: readonly number[]): AsyncGenerator<string> {
   const args = [
     ...['-n', '-r', file, '-T', 'fields', '-E', 'separator=/t', '-E', 'aggregator=,', '-E', 'occurrence=a'],
-    ...['-o', 'tcp.reassemble_out_of_order:TRUE'], // two CPUs send; the capture may have it the wrong way round
     ...['-o', 'nvme-tcp.check_hdgst:TRUE', '-o', 'nvme-tcp.check_ddgst:TRUE'],
     ...ports.flatMap((port) => ['-d', `tcp.port==${port},nvme-tcp`]),
     ...['-Y', 'tcp', ...fields.flatMap((field) => ['-e', field])],
@@ -86,32 +87,6 @@ async function* tsharkLines(file: string, ports: readonly number[]): AsyncGenera
   const [code, signal] = (await exited) as [number | null, string | null];
   if (code !== 0)
     throw new Error(`tshark on ${file} ended with ${code ?? signal}: ${Buffer.concat(stderr).toString()}`);
-}
-
-const pcapHeaderBytes = 24;
-const paddingFrames = 0x10000;
-
-/**
- * The capture behind 65,536 empty frames. tshark 4.4 files the data of CID 0 under the frame number and that of any other
- * CID under the CID, in one tree; where a frame number equals a CID, it crashes. So no frame may have a number of 16 bits.
- */
-async function* paddedCapture(file: string): AsyncGenerator<Buffer> {
-  const header = Buffer.alloc(pcapHeaderBytes);
-  const handle = await open(file);
-  try {
-    await handle.read(header, 0, pcapHeaderBytes, 0);
-  } finally {
-    await handle.close();
-  }
-  const magic = header.readUInt32LE(0);
-  if (magic !== 0xa1b2c3d4 && magic !== 0xa1b23c4d) throw new Error(`${file} is no capture in pcap format`);
-  const emptyFrame = Buffer.alloc(16 + 14); // record header, Ethernet header
-  emptyFrame.writeUInt32LE(14, 8);
-  emptyFrame.writeUInt32LE(14, 12);
-  emptyFrame.writeUInt16BE(0x88b5, 28); // EtherType for experiments
-  yield header;
-  yield Buffer.alloc(paddingFrames * emptyFrame.length, emptyFrame);
-  yield* createReadStream(file, { start: pcapHeaderBytes }) as AsyncIterable<Buffer>;
 }
 
 function parseFrame(line: string): Frame {
@@ -185,6 +160,7 @@ export class PduTrace {
   readonly #pdusByType = new Map<number, number>();
   readonly #digestsAgreed = new Set<number>();
   readonly #violations: string[] = [];
+  #startTime: number | undefined;
 
   constructor(options: DissectOptions) {
     this.#options = options;
@@ -192,7 +168,9 @@ export class PduTrace {
 
   add(frame: Frame): void {
     const stream = frame['tcp.stream'][0] ?? '?';
-    const where = `frame ${Number(frame['frame.number'][0]) - paddingFrames} (connection ${stream})`;
+    const time = Number(frame['frame.time_epoch'][0]);
+    this.#startTime ??= time;
+    const where = `connection ${stream} at ${(time - this.#startTime).toFixed(6)} s`;
     const fromController = this.#options.ports.includes(Number(frame['tcp.srcport'][0]));
     const connection = this.#connection(stream);
     const direction = fromController ? connection.fromController : connection.fromHost;
@@ -201,7 +179,7 @@ export class PduTrace {
     connection.ended ||= isSet(frame['tcp.flags.fin']) || isSet(frame['tcp.flags.reset']);
     const segmentBytes = Number(frame['tcp.len'][0]);
     if (segmentBytes > 0) {
-      // relative sequence numbers start at 1 after SYN; a retransmission does not count twice
+      // relative sequence numbers start at 1 after SYN
       direction.bytes = Math.max(direction.bytes, Number(frame['tcp.seq'][0]) - 1 + segmentBytes);
     }
 
@@ -221,7 +199,9 @@ export class PduTrace {
     for (const pdu of pdusOf(frame)) this.#addPdu(where, connection, fromController, pdu);
   }
 
-  finish(): Dissection {
+  /** @param strandedCount segments behind a gap in the capture */
+  finish(strandedCount: number): Dissection {
+    if (strandedCount > 0) this.#report('capture', `lacks what comes before ${strandedCount} of its segments`);
     for (const [stream, connection] of this.#connections) {
       const where = `connection ${stream}`;
       if (!connection.started) this.#report(where, 'began before the capture');
