@@ -51,6 +51,7 @@ main() {
     --upgrade) upgrade=yes ;;
     *) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
+  command -v node > /dev/null || die 'node is needed: it goes into the guest'
   [ "$(dpkg --print-architecture)" = amd64 ] || die "the guest's QEMU is built for amd64, this machine is $(dpkg --print-architecture)"
 
   mkdir -p "$GUEST_HOME"
@@ -86,17 +87,19 @@ is_current() { [ -f "$1/.stamp" ] && [ "$(cat "$1/.stamp")" = "$2" ]; }
 # replace_folder NEW OLD KEY: put a finished folder into its place, stamped
 replace_folder() {
   echo "$3" > "$1/.stamp"
-  rm -rf "$2"
+  [ ! -e "$2" ] || mv "$2" "$1.old"
   mv "$1" "$2"
+  rm -rf "$1.old"
 }
 
 # ---- a private apt world: the newest Debian release whatever this machine runs, and an empty dpkg status, so that every
 # ---- download is a complete set of dependencies. Proxies and credentials of this machine's own configuration apply.
 
 set_up_apt() {
-  local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' | grep -v security | head -n 1)
-  [ -n "$mirror" ] || die 'apt has no Debian mirror: see sources.list(5)'
+  local codename mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+  mirror=$(apt-get update --print-uris | sed -n "s|^'\(.*\)/dists/$codename/main/binary-.*|\1|p" | sed -n 1p)
+  [ -n "$mirror" ] || die "apt has no source of Debian $codename main: see sources.list(5)"
   [ -f "$keyring" ] || die "no $keyring: install the package debian-archive-keyring"
 
   mkdir -p "$APT/state/lists/partial" "$APT/cache/archives/partial" "$APT/log" "$APT/empty"
@@ -157,8 +160,8 @@ install_host_tree() {
   mkdir -p "$GUEST_HOME/bin"
   install -m 755 "$HERE/guest/run-host-program" "$GUEST_HOME/bin/"
   for name in qemu-system-x86_64 qemu-img tshark dumpcap; do ln -s run-host-program "$GUEST_HOME/bin/$name"; done
-  log "QEMU: $("$GUEST_HOME/bin/qemu-system-x86_64" --version | head -n 1)"
-  log "tshark: $("$GUEST_HOME/bin/tshark" --version 2> /dev/null | head -n 1)"
+  log "QEMU: $("$GUEST_HOME/bin/qemu-system-x86_64" --version | sed -n 1p)"
+  log "tshark: $("$GUEST_HOME/bin/tshark" --version 2> /dev/null | sed -n 1p)"
 }
 
 # host_program NAME ARGUMENT...: a program of host/
@@ -200,7 +203,7 @@ finish_root() {
 # newest_kernel RELEASE: the package that the release's cloud kernel metapackage depends on
 newest_kernel() {
   private_apt apt-cache show --no-all-versions "linux-image-cloud-amd64/$1" \
-    | sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p' | head -n 1
+    | sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p' | sed -n 1p
 }
 
 # add_kernel NAME PACKAGE ROOT OUT: modules into ROOT, kernel and initial file system into OUT/NAME
@@ -228,8 +231,8 @@ add_kernel() {
   rm -f "$root/usr/lib/modules/$version"/{vmlinuz,System.map,config}
   host_program depmod -b "$root" "$version"
 
-  extract_vmlinux "$(find "$tree" -name 'vmlinuz*' -type f | head -n 1)" "$out/vmlinux"
-  cp "$(find "$tree" \( -name config -o -name 'config-*' \) -type f | head -n 1)" "$out/config"
+  extract_vmlinux "$(find "$tree" -name 'vmlinuz*' -type f | sed -n 1p)" "$out/vmlinux"
+  cp "$(find "$tree" \( -name config -o -name 'config-*' \) -type f | sed -n 1p)" "$out/config"
   echo "$version" > "$out/version"
   make_initrd "$root" "$version" "$out/initrd.cpio"
   log "kernel $name: $version"

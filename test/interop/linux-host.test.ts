@@ -21,7 +21,7 @@ const lateNqn = 'nqn.2026-01.test.nvmeferry:late';
 
 /** What the kernel may say about NVMe when nothing is wrong. Everything else that looks like trouble is a failure. */
 const trouble =
-  /I\/O error|critical .* error|EXT4-fs (error|warning)|WARNING:|BUG:|Call Trace|hung task|nvme.*(error|fail|invalid|timeout|timed out|reset|reconnect|lost)/i;
+  /I\/O error|critical .* error|EXT4-fs (error|warning)|WARNING:|BUG:|Call Trace|hung task|nvme.*(unusual|error|fail|invalid|timeout|timed out|reset|reconnect|lost)/i;
 const reconnection =
   /nvme nvme\d+: (starting error recovery|Reconnecting in \d+ seconds|Successfully reconnected|Failed reconnect attempt \d+\/\d+|failed to connect socket: -111|failed nvme_keep_alive_end_io error|Property (Get|Set) error|failed to send request)|nvme nvme\d+: (queue \d+: )?(receive failed|failed to receive response):? +-?\d+/;
 
