@@ -11,6 +11,9 @@ import { GuestVm } from './support/guest-vm.ts';
 import { type GuestKernel, kernelRelease } from './support/paths.ts';
 import { freePorts } from './support/ports.ts';
 
+const controllerPort = 4420;
+const hostPort = 50_000;
+
 describe('Capture and dissection', function () {
   this.timeout(60_000);
 
@@ -93,6 +96,38 @@ describe('Capture and dissection', function () {
   });
 });
 
+describe('Captures out of order', () => {
+  const icreq = pdu(0, { bytes: 128 });
+  const icresp = pdu(1, { bytes: 128 });
+  const command = pdu(4, { bytes: 72 });
+  const start = [segment('host', 0, '', 'syn'), segment('controller', 0, '', 'syn'), segment('host', 1, icreq)];
+  const end = [segment('host', 129 + 2 * 72, '', 'fin')];
+
+  it('are put in order, each byte once', async () => {
+    const commands = Buffer.concat([command, pdu(4, { bytes: 72, cid: 1 })]);
+    const capture = pcap([
+      ...start,
+      segment('controller', 1, icresp),
+      segment('host', 129 + 100, commands.subarray(100)), // overtook what comes before it
+      segment('host', 129 + 20, commands.subarray(20, 110)), // overlaps it
+      segment('host', 129, commands.subarray(0, 40)),
+      segment('host', 129, commands.subarray(0, 40)), // sent again
+      segment('controller', 129, pdu(5, { bytes: 24 })),
+      segment('controller', 129 + 24, pdu(5, { bytes: 24, cid: 1 })),
+      ...end,
+    ]);
+    const found = await dissectBytes(capture, { ports: [controllerPort] });
+    expect(found.violations).to.deep.equal([]);
+    expect(found.pdusByType.get(4)).to.equal(2);
+  });
+
+  it('are no evidence when a segment is missing', async () => {
+    const capture = pcap([...start, segment('host', 129 + 72, command), ...end]);
+    const found = await dissectBytes(capture, { ports: [controllerPort], mayBeCut: true }, { keep: false });
+    expect(found.violations.join('\n')).to.match(/lacks what comes before 2 of its segments/);
+  });
+});
+
 describe('Linux host on Linux target in one guest', function () {
   this.timeout(240_000);
 
@@ -159,12 +194,51 @@ async function deliver(from: Socket, to: Socket, bytes: Buffer | undefined): Pro
   await arrived;
 }
 
-function pdu(type: number, options: { bytes: number; hlen?: number; flags?: number; digests?: number }): Buffer {
+function pdu(
+  type: number,
+  options: { bytes: number; hlen?: number; flags?: number; digests?: number; cid?: number },
+): Buffer {
   const bytes = Buffer.alloc(options.bytes);
   bytes[0] = type;
   bytes[1] = options.flags ?? 0;
   bytes[2] = options.hlen ?? options.bytes;
   bytes.writeUInt32LE(options.bytes, 4);
   if (type <= 1) bytes[11] = options.digests ?? 0;
+  if (type === 4) bytes.writeUInt16LE(options.cid ?? 0, 10);
+  if (type === 5) bytes.writeUInt16LE(options.cid ?? 0, 20);
   return bytes;
+}
+
+/** One record of a capture: a TCP segment with a sequence number relative to its SYN. */
+function segment(from: 'host' | 'controller', seq: number, data: Uint8Array | '', flag?: 'syn' | 'fin'): Buffer {
+  const [source, destination] = from === 'host' ? [hostPort, controllerPort] : [controllerPort, hostPort];
+  const packet = Buffer.alloc(14 + 20 + 20 + data.length);
+  packet.writeUInt16BE(0x0800, 12); // IPv4
+  packet[14] = 0x45;
+  packet.writeUInt16BE(packet.length - 14, 16);
+  packet[22] = 64; // time to live
+  packet[23] = 6; // TCP
+  packet.writeUInt32BE(0x7f000001, 26);
+  packet.writeUInt32BE(0x7f000001, 30);
+  packet.writeUInt16BE(source, 34);
+  packet.writeUInt16BE(destination, 36);
+  packet.writeUInt32BE((0xffffff00 + seq) >>> 0, 38); // wraps soon
+  packet[46] = 0x50;
+  packet[47] = flag === 'syn' && from === 'host' ? 0x02 : flag === 'syn' ? 0x12 : flag === 'fin' ? 0x11 : 0x10;
+  packet.writeUInt16BE(0xffff, 48);
+  if (data !== '') packet.set(data, 54);
+  const header = Buffer.alloc(16);
+  header.writeUInt32LE(packet.length, 8);
+  header.writeUInt32LE(packet.length, 12);
+  return Buffer.concat([header, packet]);
+}
+
+function pcap(records: readonly Buffer[]): Buffer {
+  const header = Buffer.alloc(24);
+  header.writeUInt32LE(0xa1b2c3d4, 0);
+  header.writeUInt16LE(2, 4);
+  header.writeUInt16LE(4, 6);
+  header.writeUInt32LE(262_144, 16);
+  header.writeUInt32LE(1, 20); // Ethernet
+  return Buffer.concat([header, ...records]);
 }

@@ -85,10 +85,14 @@ export class Capture {
 }
 
 /** Dissects what was recorded elsewhere, such as in a guest. */
-export async function dissectBytes(capture: Uint8Array, options: DissectOptions): Promise<Dissection> {
+export async function dissectBytes(
+  capture: Uint8Array,
+  options: DissectOptions,
+  { keep = true }: { keep?: boolean } = {},
+): Promise<Dissection> {
   const folder = mkdtempSync(join(tmpdir(), 'nvmeferry-capture-'));
   writeFileSync(join(folder, captureFile), capture);
-  return dissectAndRemove(folder, options, true);
+  return dissectAndRemove(folder, options, keep);
 }
 
 /** A capture without any PDU proves nothing and is an error. */
