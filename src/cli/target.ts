@@ -36,6 +36,7 @@ export function registerTargetCommand(program: Command): void {
     .option('--max-h2c-data <size>', 'MAXH2CDATA')
     .addOption(new Option('--header-digest <policy>', 'header digests when the host asks').choices(['allow', 'refuse']))
     .addOption(new Option('--data-digest <policy>', 'data digests when the host asks').choices(['allow', 'refuse']))
+    .option('--state-directory <dir>', 'where reservations and other state survive a restart (default: nowhere)')
     .addOption(new Option('--log-level <level>', 'what goes to stderr').choices([...LOG_LEVELS]))
     .addOption(new Option('-o, --output <format>', 'what is said on stdout').choices(['text', 'json']).default('text'))
     .action(async (options: TargetOptions) => run(options));
@@ -129,7 +130,7 @@ function ready(service: TargetService): Ready {
     event: 'ready',
     subsystems: [...service.target.subsystems].map((subsystem) => ({
       nqn: subsystem.nqn,
-      namespaces: subsystem.activeNamespaces().map(({ nsid, backend, blockSize, blockCount }) => ({
+      namespaces: subsystem.allocatedNamespaces().map(({ nsid, backend, blockSize, blockCount }) => ({
         nsid,
         kind: backend.kind,
         bytes: blockSize * blockCount,

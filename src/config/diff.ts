@@ -57,6 +57,9 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
   const stayed = ports.kept.filter((pair) => !moved.includes(pair));
   for (const [old, next] of stayed) restartKeys(`port ${old.portId}`, old, next, ['subsystems'], restart);
   restartKeys('limits', before.limits, after.limits, [], restart);
+  if (before.stateDirectory !== after.stateDirectory) {
+    restart.push(`stateDirectory ${before.stateDirectory ?? 'none'} -> ${after.stateDirectory ?? 'none'}`);
+  }
   const same = isDeepStrictEqual;
   const diff = {
     removeSubsystems: subsystems.removed.map((subsystem) => subsystem.nqn),

@@ -39,6 +39,8 @@ export interface TargetFlags {
   maxH2cData?: string;
   headerDigest?: DigestInput;
   dataDigest?: DigestInput;
+  /** Directory for what must outlive the process. Default: nothing does. */
+  stateDirectory?: string;
   logLevel?: LogLevel;
 }
 
@@ -53,6 +55,7 @@ export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
       subsystems: [subsystemOf(flags, names)],
       ports: portsOf(flags, names),
       ...(flags.discovery === undefined ? {} : { discovery: discoveryOf(flags.discovery) }),
+      ...given({ stateDirectory: flags.stateDirectory }),
       ...(flags.logLevel === undefined ? {} : { log: { level: flags.logLevel } }),
     };
     validateShape(input);
@@ -175,6 +178,7 @@ const FLAGS: Record<string, string> = {
   maxH2cData: '--max-h2c-data',
   headerDigest: '--header-digest',
   dataDigest: '--data-digest',
+  stateDirectory: '--state-directory',
   level: '--log-level',
 };
 

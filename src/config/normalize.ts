@@ -59,6 +59,9 @@ export function normalize(input: TargetConfigInput, options: NormalizeOptions): 
     discovery,
     referrals: (input.referrals ?? []).map((referral, i) => normalizeReferral(referral, ['referrals', i])),
     limits: normalizeLimits(input.limits ?? {}),
+    ...(input.stateDirectory === undefined
+      ? {}
+      : { stateDirectory: resolve(options.baseDirectory, input.stateDirectory) }),
     log: { level: input.log?.level ?? DEFAULTS.log.level },
   };
 }

@@ -84,6 +84,7 @@ export const CONFIG_SCHEMA: object = {
         setupTimeoutMs: integer(100, 3_600_000),
         drainTimeoutMs: integer(0, 3_600_000),
       }),
+      stateDirectory: { type: 'string', minLength: 1 },
       log: record({ level: { enum: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] } }),
     },
     ['subsystems'],

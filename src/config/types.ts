@@ -18,6 +18,7 @@ export interface TargetConfigInput {
   discovery?: { address?: string; service?: number | string; portId?: number } | 'off' | false;
   referrals?: ReferralInput[];
   limits?: { connectionBuffers?: SizeInput; setupTimeoutMs?: number; drainTimeoutMs?: number };
+  stateDirectory?: string;
   log?: { level?: LogLevel };
 }
 
@@ -81,6 +82,8 @@ export interface TargetConfig {
   readonly discovery: DiscoveryConfig | 'off';
   readonly referrals: readonly ReferralConfig[];
   readonly limits: LimitsConfig;
+  /** Where the target keeps what must outlive its process. Absent: nothing does. */
+  readonly stateDirectory?: string | undefined;
   readonly log: { readonly level: LogLevel };
 }
 

@@ -13,6 +13,7 @@ import type { Port } from '../target/port.ts';
 import type { Subsystem } from '../target/subsystem.ts';
 import { Target } from '../target/target.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
+import { FileStateStore } from './file-state-store.ts';
 
 /** @public */
 export interface TargetServiceOptions {
@@ -47,9 +48,10 @@ export class TargetService {
     this.#config = options.config;
     this.#log = options.log;
     const warn = rateLimitedWarn(options.log, { clock, burst: PEER_WARNINGS_PER_MINUTE, intervalMs: MINUTE_MS });
-    const { limits } = options.config;
+    const { limits, stateDirectory } = options.config;
     this.target = new Target({
       clock,
+      state: stateDirectory === undefined ? undefined : new FileStateStore(stateDirectory),
       tcp: { bufferBytesMax: limits.connectionBuffers, setupTimeoutMs: limits.setupTimeoutMs },
       events: {
         connected: ({ cntlid, hostnqn, subsystem, katoMs }) =>

@@ -7,6 +7,7 @@ import { AsyncEventBit, AsyncNotice, LogPage } from '../spec/log-page.ts';
 import { Cc, Csts, NVME_VERSION_2_1, Property } from '../spec/property.ts';
 import { DNR, Status } from '../spec/status.ts';
 import type { Clock, Timer } from '../util/clock.ts';
+import { accessOf } from './access.ts';
 import { AsyncEvents } from './async-events.ts';
 import { ErrorLog } from './error-log.ts';
 import type { Namespace } from './namespace.ts';
@@ -65,6 +66,8 @@ export class Controller {
   /** Feature 0Eh: set value minus the clock at that time, in ms; NaN if never set. */
   timestampOffsetMs: number = Number.NaN;
   readonly #changedNamespaces = new Set<number>();
+  /** What its commands may do: `Access` bits by NSID (target/access.ts). */
+  readonly access: Uint8Array;
   readonly startedMs: number;
 
   #admin: QueuePair | undefined;
@@ -86,6 +89,8 @@ export class Controller {
     this.ioQueuesMax = subsystem.ioQueuesMax;
     this.#clock = clock;
     this.startedMs = clock.nowMs();
+    this.access = new Uint8Array(subsystem.nsidMax + 1);
+    this.accessChanged();
     this.#armEnable();
     this.#enableDefaultEvents();
   }
@@ -289,8 +294,22 @@ export class Controller {
 
   // ---- namespaces and events -----------------------------------------------------------------------------------------------------
 
+  /** The namespace if it is attached to this controller (active). */
   namespace(nsid: number): Namespace | undefined {
-    return this.subsystem.namespaces[nsid];
+    const namespace = this.subsystem.namespaces[nsid];
+    return namespace?.isAttachedTo(this) === true ? namespace : undefined;
+  }
+
+  /** Namespaces attached to this controller, by NSID. */
+  activeNamespaces(): Namespace[] {
+    return this.subsystem.allocatedNamespaces().filter((namespace) => namespace.isAttachedTo(this));
+  }
+
+  /** Something that decides what its commands may do has changed. @param nsid of one namespace; default all */
+  accessChanged(nsid?: number): void {
+    const { namespaces } = this.subsystem;
+    const last = nsid ?? this.access.length - 1;
+    for (let id = nsid ?? 0; id <= last; id++) this.access[id] = accessOf(this, namespaces[id]);
   }
 
   /** A namespace came, went or changed: the host is told through log page 04h. */

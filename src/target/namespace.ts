@@ -4,6 +4,7 @@
  * `deallocate` here, after the gate and before the backend is told.
  */
 import type { BlockBackend } from '../backend/block-backend.ts';
+import type { Controller } from './controller.ts';
 import type { Request } from './request.ts';
 
 /** @public */
@@ -52,6 +53,11 @@ export class Namespace {
     this.eui64 =
       options.eui64 === undefined ? undefined : Uint8Array.from(Buffer.from(options.eui64.replaceAll('-', ''), 'hex'));
     this.readNeedsBuffer = options.backend.lendsMemory !== true;
+  }
+
+  /** Its blocks are there for the hosts of that controller. */
+  isAttachedTo(_controller: Controller): boolean {
+    return true;
   }
 
   read(request: Request): void {

@@ -5,6 +5,7 @@ import type { Clock } from '../util/clock.ts';
 import { ConfigError } from '../util/error.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
+import type { StateStore } from './state-store.ts';
 
 /** @public */
 export interface SubsystemOptions {
@@ -63,10 +64,18 @@ export class Subsystem {
   readonly #cntlidMax: number;
   #nextCntlid: number;
   readonly #clock: Clock;
+  /** What outlives the process (reservations with PTPL, created namespaces); undefined: nothing does. */
+  readonly state: StateStore | undefined;
   /** Power-on hours count from here. */
   readonly startedMs: number;
 
-  constructor(options: SubsystemOptions, isDiscovery: boolean, events: SubsystemEvents, clock: Clock) {
+  constructor(
+    options: SubsystemOptions,
+    isDiscovery: boolean,
+    events: SubsystemEvents,
+    clock: Clock,
+    state?: StateStore,
+  ) {
     this.nqn = options.nqn;
     this.isDiscovery = isDiscovery;
     this.serial = options.serial ?? createHash('sha256').update(options.nqn).digest('hex').slice(0, 20);
@@ -82,6 +91,7 @@ export class Subsystem {
     this.nsidMax = options.nsidMax ?? 1024;
     this.events = events;
     this.#clock = clock;
+    this.state = state;
     this.startedMs = clock.nowMs();
   }
 
@@ -181,7 +191,13 @@ export class Subsystem {
   }
 
   #namespaceChanged(nsid: number): void {
+    this.accessChanged(nsid);
     for (const controller of this.#controllers.values()) controller.namespaceChanged(nsid);
+  }
+
+  /** Something that a rule of target/access.ts reads has changed. @param nsid of one namespace; default all */
+  accessChanged(nsid?: number): void {
+    for (const controller of this.#controllers.values()) controller.accessChanged(nsid);
   }
 
   /** VWC: a completed write of some namespace may need a Flush to last. */
@@ -189,7 +205,8 @@ export class Subsystem {
     return this.namespaces.some((namespace) => namespace?.backend.volatileWriteCache === true);
   }
 
-  activeNamespaces(): Namespace[] {
+  /** Every namespace there is, attached or not, by NSID. */
+  allocatedNamespaces(): Namespace[] {
     return this.namespaces.filter((namespace) => namespace !== undefined);
   }
 

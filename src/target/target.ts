@@ -11,6 +11,7 @@ import type { Controller } from './controller.ts';
 import { DiscoveryLog, type Referral } from './discovery.ts';
 import type { NamespaceOptions } from './namespace.ts';
 import { Port, type PortOptions } from './port.ts';
+import type { StateStore } from './state-store.ts';
 import { Subsystem, type SubsystemOptions } from './subsystem.ts';
 
 /** What happens in a target, for logs and tests. @public */
@@ -27,6 +28,8 @@ export interface TargetOptions {
   readonly events?: TargetEvents | undefined;
   /** Limits for every port that does not say otherwise. */
   readonly tcp?: Partial<TcpTargetOptions> | undefined;
+  /** Where subsystems keep what outlives the process; default: nowhere. */
+  readonly state?: StateStore | undefined;
 }
 
 const DRAIN_POLL_MS = 20;
@@ -41,11 +44,13 @@ export class Target {
   readonly #log: DiscoveryLog;
   readonly #events: TargetEvents;
   readonly #tcp: TcpTargetOptions;
+  readonly #state: StateStore | undefined;
   #closed = false;
 
   constructor(options: TargetOptions = {}) {
     this.clock = options.clock ?? systemClock;
     this.#events = options.events ?? {};
+    this.#state = options.state;
     this.#tcp = { ...TCP_TARGET_DEFAULTS, ...options.tcp };
     this.#log = new DiscoveryLog(
       () => this.#ports.values(),
@@ -68,6 +73,7 @@ export class Target {
         discoveryPage: (controller) => this.#log.page(this.discovery, controller),
       },
       this.clock,
+      isDiscovery ? undefined : this.#state,
     );
   }
 
@@ -105,7 +111,7 @@ export class Target {
     this.#subsystems.delete(nqn);
     this.#discoveryChanged();
     for (const controller of [...subsystem.controllers]) controller.close('the subsystem is removed');
-    for (const namespace of subsystem.activeNamespaces()) await this.removeNamespace(subsystem, namespace.nsid);
+    for (const namespace of subsystem.allocatedNamespaces()) await this.removeNamespace(subsystem, namespace.nsid);
   }
 
   addNamespace(subsystem: Subsystem, options: NamespaceOptions): void {

@@ -11,6 +11,7 @@ import { identifyNamespaceCodec } from '../../wire/cold/identify-namespace.ts';
 import { nvmControllerCodec, nvmNamespaceCodec } from '../../wire/cold/identify-nvm.ts';
 import { encodeNamespaceDescriptors, encodeNsidList } from '../../wire/cold/lists.ts';
 import { sqeCdw10, sqeNsid } from '../../wire/sqe.ts';
+import { Access } from '../access.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
@@ -112,7 +113,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     });
   }
   let capacity = 0n;
-  for (const namespace of subsystem.activeNamespaces())
+  for (const namespace of subsystem.allocatedNamespaces())
     capacity += BigInt(namespace.blockCount) * BigInt(namespace.blockSize);
   return identifyControllerCodec.encode({
     ...common,
@@ -210,9 +211,9 @@ function activeList(request: Request, controller: Controller): Uint8Array | numb
   const start = nsidOf(request);
   if (start >= NSID_ALL - 1) return request.fail(Status.InvalidNamespaceOrFormat, 4);
   const nsids: number[] = [];
-  const { namespaces } = controller.subsystem;
-  for (let nsid = start + 1; nsid < namespaces.length && nsids.length < NSID_LIST_MAX; nsid++) {
-    if (namespaces[nsid] !== undefined) nsids.push(nsid);
+  const { access } = controller;
+  for (let nsid = start + 1; nsid < access.length && nsids.length < NSID_LIST_MAX; nsid++) {
+    if ((access[nsid]! & Access.Attached) !== 0) nsids.push(nsid);
   }
   return encodeNsidList(nsids);
 }

@@ -5,6 +5,8 @@ import { NSID_ALL } from '../../spec/identify.ts';
 import { Direction, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, Status } from '../../spec/status.ts';
 import { sqeBlockCount, sqeCdw10, sqeCdw11, sqeCdw12, sqeNsid, sqeSlba } from '../../wire/sqe.ts';
+import { Access, refusalOf } from '../access.ts';
+import type { Controller } from '../controller.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import { type CommandSet, commandSet } from './command-set.ts';
@@ -17,19 +19,33 @@ const CDW12_CHECKS = 0x1d00_0000;
 const DSM_DEALLOCATE = 0x4;
 const DSM_RANGE_BYTES = 16;
 
-/** The namespace of the command; undefined after `request.status` was set to why not. */
-function namespaceOf(request: Request): Namespace | undefined {
+/**
+ * The namespace of the command, if the command may have it now; undefined after `request.status` was set to why not.
+ * @param need `Access` bits
+ */
+export function admitted(request: Request, need: number): Namespace | undefined {
   const nsid = sqeNsid(request.sqe, request.sqeBase);
   const controller = request.queuePair.controller!;
-  const namespace = controller.namespace(nsid);
-  if (namespace === undefined) {
-    const valid = nsid !== 0 && nsid <= controller.subsystem.nsidMax;
-    request.status = request.fail(valid ? Status.InvalidField : Status.InvalidNamespaceOrFormat, 4);
+  const access = nsid < controller.access.length ? controller.access[nsid]! : 0;
+  if ((access & need) !== need) {
+    request.status = refused(request, controller, nsid, need);
     return undefined;
   }
+  const namespace = controller.subsystem.namespaces[nsid]!;
   request.namespace = namespace;
   return namespace;
 }
+
+function refused(request: Request, controller: Controller, nsid: number, need: number): number {
+  const status = refusalOf(controller, controller.subsystem.namespaces[nsid], need);
+  if (status !== undefined) return status;
+  const valid = nsid !== 0 && nsid <= controller.subsystem.nsidMax;
+  return request.fail(valid ? Status.InvalidField : Status.InvalidNamespaceOrFormat, 4);
+}
+
+const READ = Access.Attached | Access.Read;
+const WRITE = Access.Attached | Access.Write;
+const FLUSH = Access.Attached | Access.Flush;
 
 /** SLBA and NLB against the namespace; sets the request's range. */
 function range(request: Request, namespace: Namespace): number {
@@ -42,7 +58,7 @@ function range(request: Request, namespace: Namespace): number {
 }
 
 function prepareRead(request: Request): number {
-  const namespace = namespaceOf(request);
+  const namespace = admitted(request, READ);
   if (namespace === undefined) return request.status;
   const status = range(request, namespace);
   if (status !== 0) return status;
@@ -60,9 +76,8 @@ function executeRead(request: Request): void {
 }
 
 function prepareWrite(request: Request): number {
-  const namespace = namespaceOf(request);
+  const namespace = admitted(request, WRITE);
   if (namespace === undefined) return request.status;
-  if (namespace.readOnly) return Status.NamespaceWriteProtected | DNR;
   const status = range(request, namespace);
   if (status !== 0) return status;
   const bytes = request.lengthBytes;
@@ -80,7 +95,7 @@ function executeWrite(request: Request): void {
 /** FFFFFFFFh flushes every attached namespace (VWC bits 2:1 = 11b). */
 function prepareFlush(request: Request): number {
   if (sqeNsid(request.sqe, request.sqeBase) === NSID_ALL) return 0;
-  return namespaceOf(request) === undefined ? request.status : 0;
+  return admitted(request, FLUSH) === undefined ? request.status : 0;
 }
 
 function executeFlush(request: Request): void {
@@ -93,10 +108,12 @@ function executeFlush(request: Request): void {
 }
 
 function flushNext(request: Request, status: number): void {
-  const namespaces = request.queuePair.controller?.subsystem.namespaces ?? [];
+  const controller = request.queuePair.controller!;
+  const { access } = controller;
+  const { namespaces } = controller.subsystem;
   let nsid = request.progress + 1;
-  while (nsid < namespaces.length && namespaces[nsid] === undefined) nsid++;
-  if (status !== 0 || nsid >= namespaces.length) {
+  while (nsid < access.length && (access[nsid]! & FLUSH) !== FLUSH) nsid++;
+  if (status !== 0 || nsid >= access.length) {
     request.finish(status);
     return;
   }
@@ -106,9 +123,8 @@ function flushNext(request: Request, status: number): void {
 }
 
 function prepareWriteZeroes(request: Request): number {
-  const namespace = namespaceOf(request);
+  const namespace = admitted(request, WRITE);
   if (namespace === undefined) return request.status;
-  if (namespace.readOnly) return Status.NamespaceWriteProtected | DNR;
   const cdw12 = sqeCdw12(request.sqe, request.sqeBase);
   if ((cdw12 & CDW12_CHECKS) !== 0) return request.invalidField(51);
   request.fua = (cdw12 & CDW12_FUA) !== 0;
@@ -121,10 +137,9 @@ function executeWriteZeroes(request: Request): void {
 }
 
 function prepareDsm(request: Request): number {
-  const namespace = namespaceOf(request);
-  if (namespace === undefined) return request.status;
   const deallocates = (sqeCdw11(request.sqe, request.sqeBase) & DSM_DEALLOCATE) !== 0;
-  if (deallocates && namespace.readOnly) return Status.NamespaceWriteProtected | DNR;
+  // hints alone change nothing
+  if (admitted(request, deallocates ? WRITE : Access.Attached) === undefined) return request.status;
   request.direction = Direction.HostToController;
   request.transferBytes = ((sqeCdw10(request.sqe, request.sqeBase) & 0xff) + 1) * DSM_RANGE_BYTES;
   return 0;

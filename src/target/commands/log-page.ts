@@ -65,7 +65,7 @@ function smartHealth(request: Request, controller: Controller): Uint8Array | num
   let writtenBytes = 0;
   let readCommands = 0;
   let writeCommands = 0;
-  for (const namespace of controller.subsystem.activeNamespaces()) {
+  for (const namespace of controller.subsystem.allocatedNamespaces()) {
     readBytes += namespace.readBytes;
     writtenBytes += namespace.writtenBytes;
     readCommands += namespace.readCommands;

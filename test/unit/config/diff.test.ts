@@ -148,12 +148,14 @@ describe('config: diff', () => {
       input.subsystems[1].maxQueues = 1;
       input.ports[0] = { portId: 1, maxQueueSize: 16 };
       input.limits = { setupTimeoutMs: 500 };
+      input.stateDirectory = '/state';
     });
     expect(result.restart).to.deep.equal([
       `subsystem ${A}: serial default -> NEW`,
       `subsystem ${B}: maxQueues 128 -> 1`,
       'port 1: maxQueueSize 1024 -> 16',
       'limits: setupTimeoutMs 30000 -> 500',
+      'stateDirectory none -> /state',
     ]);
     expect({ ...result, restart: [] }).to.deep.equal({ ...NOTHING, isEmpty: false });
   });

@@ -112,6 +112,7 @@ ports:
 discovery: { portId: 9, address: 127.0.0.2, service: 8010 }
 referrals: [{ portId: 5, address: 10.0.0.9, service: 8009, nqn: nqn.2026-01.io.nvmeferry:discovery }]
 limits: { connectionBuffers: 1MiB, setupTimeoutMs: 1000, drainTimeoutMs: 0 }
+stateDirectory: /var/lib/state
 log: { level: debug }
 `.replace('type: null', "type: 'null'"),
     );
@@ -152,6 +153,7 @@ log: { level: debug }
       nqn: 'nqn.2026-01.io.nvmeferry:discovery',
     });
     expect(config.limits).to.deep.equal({ connectionBuffers: 2 ** 20, setupTimeoutMs: 1000, drainTimeoutMs: 0 });
+    expect(config.stateDirectory).to.equal('/var/lib/state');
     expect(config.log.level).to.equal('debug');
   });
 
