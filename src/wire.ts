@@ -11,6 +11,7 @@ export * from './spec/status.ts';
 export { NvmeofError } from './util/error.ts';
 export * from './wire/cold/connect.ts';
 export * from './wire/cold/discovery-log.ts';
+export * from './wire/cold/discovery-log-extended.ts';
 export * from './wire/cold/host-behavior.ts';
 export * from './wire/cold/ic.ts';
 export * from './wire/cold/identify-controller.ts';

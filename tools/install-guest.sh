@@ -40,6 +40,8 @@ GUEST_PACKAGES=(
   nvme-cli fio e2fsprogs xfsprogs gdisk parted pciutils udev nbd-client
   # network, TLS keys
   iproute2 iputils-ping ethtool nftables tcpdump openssl keyutils ktls-utils
+  # the daemons that follow discovery services, and the message bus they live on (they bring a full python3)
+  nvme-stas dbus
   # looking inside; the C++ library is for node
   jq strace python3-minimal libstdc++6
 )

@@ -27,6 +27,8 @@ export function registerTargetCommand(program: Command): void {
     .option('--file <path[,opt...]>', 'file namespace, e.g. disk.img,size=10GiB; repeatable', collect, [])
     .option('--null <size[,opt...]>', 'namespace that drops what is written; repeatable', collect, [])
     .option('--discovery <address[:port]|off>', 'discovery service (default port 8009 of the first address)')
+    .option('--discovery-nqn <nqn>', "NQN of the discovery subsystem (default: made from this machine's identity)")
+    .option('--mdns', 'publish the discovery service by multicast DNS')
     .option('--host <nqn>', 'host that may connect, repeatable (default: any host)', collect, [])
     .option('--serial <text>', 'serial number')
     .option('--model <text>', 'model number')

@@ -4,6 +4,7 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type {
+  AdvertiseConfig,
   DiscoveryConfig,
   LogLevel,
   NamespaceConfig,
@@ -18,11 +19,20 @@ export interface SubsystemChange {
   readonly nqn: string;
   /** Set if the allow-list changed. */
   readonly hosts?: { readonly allowAnyHost: boolean; readonly hosts: readonly string[] };
+  /** Set if the ports that it keeps to changed; 'all' for any. */
+  readonly ports?: readonly number[] | 'all';
   /** Before those are added: a namespace that is replaced stands in both. */
   readonly removeNamespaces: readonly number[];
   readonly addNamespaces: readonly NamespaceConfig[];
   /** The same namespace with more blocks. */
   readonly growNamespaces: readonly { readonly nsid: number; readonly sizeBytes: number }[];
+}
+
+/** @public */
+export interface PortChange {
+  readonly portId: number;
+  readonly subsystems: readonly string[];
+  readonly advertise?: AdvertiseConfig | undefined;
 }
 
 /** @public */
@@ -33,8 +43,8 @@ export interface ConfigDiff {
   /** A port whose address changed stands in both. */
   readonly removePorts: readonly number[];
   readonly addPorts: readonly PortConfig[];
-  /** Which subsystems a port shows. */
-  readonly changePorts: readonly { readonly portId: number; readonly subsystems: readonly string[] }[];
+  /** Which subsystems a port shows, and how it is advertised. */
+  readonly changePorts: readonly PortChange[];
   /** Set if it changed. */
   readonly discovery?: DiscoveryConfig | 'off';
   readonly referrals?: readonly ReferralConfig[];
@@ -55,7 +65,11 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
   const ports = pairs(before.ports, after.ports, (port) => port.portId);
   const moved = ports.kept.filter(([old, next]) => old.address !== next.address || old.service !== next.service);
   const stayed = ports.kept.filter((pair) => !moved.includes(pair));
-  for (const [old, next] of stayed) restartKeys(`port ${old.portId}`, old, next, ['subsystems'], restart);
+  for (const [old, next] of stayed) restartKeys(`port ${old.portId}`, old, next, ['subsystems', 'advertise'], restart);
+  if (before.discovery !== 'off' && after.discovery !== 'off') {
+    const live = ['portId', 'address', 'service', 'advertise', 'mdns', 'allSubsystemsFor'] as const;
+    restartKeys('discovery', before.discovery, after.discovery, [...live], restart);
+  }
   restartKeys('limits', before.limits, after.limits, [], restart);
   if (before.stateDirectory !== after.stateDirectory) {
     restart.push(`stateDirectory ${before.stateDirectory ?? 'none'} -> ${after.stateDirectory ?? 'none'}`);
@@ -68,9 +82,13 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
     removePorts: [...ports.removed, ...moved.map(([old]) => old)].map((port) => port.portId),
     addPorts: [...ports.added, ...moved.map(([, next]) => next)],
     changePorts: stayed
-      .filter(([old, next]) => !same(old.subsystems, next.subsystems))
-      .map(([, { portId, subsystems: shown }]) => ({ portId, subsystems: shown })),
-    ...(same(before.discovery, after.discovery) ? {} : { discovery: after.discovery }),
+      .filter(([old, next]) => !same(old.subsystems, next.subsystems) || !same(old.advertise, next.advertise))
+      .map(([, { portId, subsystems: shown, advertise }]) => ({
+        portId,
+        subsystems: shown,
+        ...(advertise === undefined ? {} : { advertise }),
+      })),
+    ...(same(withoutNqn(before.discovery), withoutNqn(after.discovery)) ? {} : { discovery: after.discovery }),
     ...(same(before.referrals, after.referrals) ? {} : { referrals: after.referrals }),
     ...(before.log.level === after.log.level ? {} : { logLevel: after.log.level }),
     restart,
@@ -80,8 +98,13 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
   return { ...diff, isEmpty: isEmpty && diff.referrals === undefined };
 }
 
+/** Its NQN stays until a restart. */
+function withoutNqn(discovery: DiscoveryConfig | 'off'): object | 'off' {
+  return discovery === 'off' ? 'off' : { ...discovery, nqn: undefined };
+}
+
 function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]): SubsystemChange | undefined {
-  restartKeys(`subsystem ${old.nqn}`, old, next, ['namespaces', 'hosts', 'allowAnyHost'], restart);
+  restartKeys(`subsystem ${old.nqn}`, old, next, ['namespaces', 'hosts', 'allowAnyHost', 'ports'], restart);
   const namespaces = pairs(old.namespaces, next.namespaces, (namespace) => namespace.nsid);
   const removeNamespaces = namespaces.removed.map((namespace) => namespace.nsid);
   const addNamespaces = [...namespaces.added];
@@ -98,10 +121,13 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
   }
   const sameHosts =
     old.allowAnyHost === next.allowAnyHost && isDeepStrictEqual(new Set(old.hosts), new Set(next.hosts));
-  if (sameHosts && removeNamespaces.length + addNamespaces.length + growNamespaces.length === 0) return undefined;
+  const samePorts = isDeepStrictEqual(old.ports, next.ports);
+  if (sameHosts && samePorts && removeNamespaces.length + addNamespaces.length + growNamespaces.length === 0)
+    return undefined;
   return {
     nqn: next.nqn,
     ...(sameHosts ? {} : { hosts: { allowAnyHost: next.allowAnyHost, hosts: next.hosts } }),
+    ...(samePorts ? {} : { ports: next.ports ?? ('all' as const) }),
     removeNamespaces,
     addNamespaces,
     growNamespaces,

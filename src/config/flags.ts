@@ -6,6 +6,7 @@ import { normalize } from './normalize.ts';
 import type {
   BackendInput,
   DigestInput,
+  DiscoveryInput,
   LogLevel,
   NamespaceInput,
   PortInput,
@@ -29,6 +30,10 @@ export interface TargetFlags {
   null?: readonly string[];
   /** `ADDRESS[:PORT]` or `off`. Default: port 8009 of the first address. */
   discovery?: string;
+  /** NQN of the discovery subsystem. */
+  discoveryNqn?: string;
+  /** Publish the discovery service by multicast DNS. */
+  mdns?: boolean;
   /** NQNs of the hosts that may connect. Default: any. */
   host?: readonly string[];
   serial?: string;
@@ -54,8 +59,8 @@ export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
     const input = {
       subsystems: [subsystemOf(flags, names)],
       ports: portsOf(flags, names),
-      ...(flags.discovery === undefined ? {} : { discovery: discoveryOf(flags.discovery) }),
       ...given({ stateDirectory: flags.stateDirectory }),
+      ...discoveryOf(flags),
       ...(flags.logLevel === undefined ? {} : { log: { level: flags.logLevel } }),
     };
     validateShape(input);
@@ -110,11 +115,17 @@ function portsOf(flags: TargetFlags, names: FlagNames): PortInput[] {
   });
 }
 
-function discoveryOf(text: string): 'off' | { address: string; service: number } {
+function discoveryOf({ discovery, discoveryNqn, mdns }: TargetFlags): { discovery?: 'off' | DiscoveryInput } {
   const { address } = DEFAULTS.port;
-  return text === 'off'
-    ? 'off'
-    : parseEndpoint(text, ['--discovery'], { address, service: DEFAULTS.discovery.service });
+  const more = given({ nqn: discoveryNqn, mdns });
+  if (discovery === 'off') {
+    if (mdns === true)
+      wrong(['--mdns'], '--discovery off', 'a discovery service to publish: an address, or none given');
+    return { discovery: 'off' };
+  }
+  if (discovery === undefined) return Object.keys(more).length === 0 ? {} : { discovery: more };
+  const at = parseEndpoint(discovery, ['--discovery'], { address, service: DEFAULTS.discovery.service });
+  return { discovery: { ...at, ...more } };
 }
 
 /** The entries that are there. */
@@ -188,8 +199,9 @@ function flagOf(path: Path, names: FlagNames): string {
   if (typeof root !== 'string' || root.startsWith('--')) return String(root);
   if (key === 'namespaces' && typeof item === 'number') return names.namespaces[item] ?? '--memory';
   const last = path.findLast((step) => typeof step === 'string') ?? '';
+  if (root === 'discovery') return last === 'nqn' ? '--discovery-nqn' : '--discovery';
   const flag = FLAGS[last];
   if (flag !== undefined) return flag;
   if (root === 'ports') return names.listen[Number(index)] ?? '--listen';
-  return root === 'discovery' ? '--discovery' : `--${last}`;
+  return `--${last}`;
 }

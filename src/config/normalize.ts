@@ -4,6 +4,8 @@ import type { BackendConfig } from '../backend/open.ts';
 import { BOUNDS, DEFAULTS } from './defaults.ts';
 import { ConfigIssue, type Path, show, wrong } from './issue.ts';
 import type {
+  AdvertiseConfig,
+  AdvertiseInput,
   BackendInput,
   DiscoveryConfig,
   LimitsConfig,
@@ -24,6 +26,7 @@ import {
   checkNqn,
   checkSubsystemNqn,
   parseBlockedSize,
+  parseEndpoint,
   parseIdentifier,
   parseService,
   parseSize,
@@ -52,7 +55,11 @@ export function normalize(input: TargetConfigInput, options: NormalizeOptions): 
 
   const ports = normalizePorts(input.ports ?? [{}]);
   checkPortSubsystems(ports, subsystems);
-  const discovery = normalizeDiscovery(input.discovery, ports);
+  checkSubsystemPorts(subsystems, ports);
+  const discovery = normalizeDiscovery(input.discovery, ports, strict);
+  if (discovery !== 'off' && subsystems.some(({ nqn }) => nqn === discovery.nqn)) {
+    wrong(['discovery', 'nqn'], discovery.nqn, 'an NQN of its own, no subsystem has it');
+  }
   return {
     subsystems,
     ports,
@@ -140,6 +147,7 @@ function normalizeSubsystem(
     cntlidMin,
     cntlidMax,
     controllerModel: input.controllerModel ?? defaults.controllerModel,
+    ...(input.ports === undefined ? {} : { ports: input.ports }),
     namespaces,
   };
 }
@@ -216,6 +224,7 @@ function normalizePort(input: PortInput, portId: number, path: Path): PortConfig
     address: checkAddress(input.address ?? defaults.address, [...path, 'address']),
     service: parseService(input.service ?? defaults.service, [...path, 'service']),
     subsystems: input.subsystems ?? ['*'],
+    ...normalizeAdvertise(input.advertise, [...path, 'advertise']),
     inCapsuleDataSize: ranged(input.inCapsuleDataSize ?? defaults.inCapsuleDataSize, 0, BOUNDS.inCapsuleMax, 16, [
       ...path,
       'inCapsuleDataSize',
@@ -228,6 +237,30 @@ function normalizePort(input: PortInput, portId: number, path: Path): PortConfig
     headerDigest: input.headerDigest === undefined ? defaults.headerDigest : input.headerDigest === 'allow',
     dataDigest: input.dataDigest === undefined ? defaults.dataDigest : input.dataDigest === 'allow',
   };
+}
+
+/** `{}` if nothing is said, so that the key stays absent. */
+function normalizeAdvertise(input: AdvertiseInput | undefined, path: Path): { advertise?: AdvertiseConfig } {
+  if (input === undefined) return {};
+  if (input === false || input === 'off') return { advertise: 'off' };
+  const { address, service } = parseEndpoint(input, path, { address: ANY_ADDRESS, service: 0 });
+  const named = { ...(address === ANY_ADDRESS ? {} : { address }), ...(service === 0 ? {} : { service }) };
+  if (Object.keys(named).length === 0 || named.address === '::') {
+    wrong(path, input, 'the address that hosts use, such as 203.0.113.5 or 203.0.113.5:4420, or false');
+  }
+  return { advertise: named };
+}
+const ANY_ADDRESS = '0.0.0.0';
+
+function checkSubsystemPorts(subsystems: readonly SubsystemConfig[], ports: readonly PortConfig[]): void {
+  subsystems.forEach((subsystem, s) => {
+    subsystem.ports?.forEach((portId, i) => {
+      if (!ports.some((port) => port.portId === portId)) {
+        const known = ports.map((port) => port.portId).join(', ');
+        wrong(['subsystems', s, 'ports', i], portId, `the id of a port in this configuration: ${known}`);
+      }
+    });
+  });
 }
 
 function ranged(value: number | string, min: number, max: number, step: number, path: Path): number {
@@ -250,12 +283,23 @@ function checkPortSubsystems(ports: readonly PortConfig[], subsystems: readonly 
 function normalizeDiscovery(
   input: TargetConfigInput['discovery'],
   ports: readonly PortConfig[],
+  strict: boolean,
 ): DiscoveryConfig | 'off' {
   if (input === 'off' || input === false) return 'off';
-  const discovery = {
+  const discovery: DiscoveryConfig = {
     portId: input?.portId ?? DEFAULTS.discovery.portId,
     address: checkAddress(input?.address ?? ports[0]?.address ?? DEFAULTS.port.address, ['discovery', 'address']),
     service: parseService(input?.service ?? DEFAULTS.discovery.service, ['discovery', 'service']),
+    ...(input?.nqn === undefined ? {} : { nqn: checkSubsystemNqn(input.nqn, ['discovery', 'nqn'], strict) }),
+    ...normalizeAdvertise(input?.advertise, ['discovery', 'advertise']),
+    ...(input?.mdns === true ? { mdns: true } : {}),
+    ...(input?.allSubsystemsFor === undefined
+      ? {}
+      : {
+          allSubsystemsFor: input.allSubsystemsFor.map((nqn, i) =>
+            checkNqn(nqn, ['discovery', 'allSubsystemsFor', i], strict),
+          ),
+        }),
   };
   ports.forEach((port, i) => {
     if (port.portId === discovery.portId) {

@@ -47,16 +47,20 @@ const subsystem = record(
     cntlidMin: cntlid,
     cntlidMax: cntlid,
     controllerModel: { enum: ['dynamic', 'static'] },
+    ports: list(portId),
     namespaces: list(namespace),
   },
   ['nqn'],
 );
+
+const advertise = { if: text, else: { enum: [false] } };
 
 const port = record({
   portId,
   address: text,
   service,
   subsystems: list(text),
+  advertise,
   inCapsuleDataSize: size,
   maxH2cData: size,
   maxQueueSize: integer(BOUNDS.queueSizeMin, BOUNDS.queueSizeMax),
@@ -75,7 +79,15 @@ export const CONFIG_SCHEMA: object = {
       discovery: {
         if: { type: 'object' },
         // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON schema
-        then: record({ portId, address: text, service }),
+        then: record({
+          portId,
+          address: text,
+          service,
+          nqn: text,
+          advertise,
+          mdns: flag,
+          allSubsystemsFor: list(text),
+        }),
         else: { enum: ['off', false] },
       },
       referrals: list(record({ portId, address: text, service, nqn: text }, ['portId', 'address', 'service'])),

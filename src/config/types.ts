@@ -15,12 +15,26 @@ export type ControllerModel = 'dynamic' | 'static';
 export interface TargetConfigInput {
   subsystems: SubsystemInput[];
   ports?: PortInput[];
-  discovery?: { address?: string; service?: number | string; portId?: number } | 'off' | false;
+  discovery?: DiscoveryInput | 'off' | false;
   referrals?: ReferralInput[];
   limits?: { connectionBuffers?: SizeInput; setupTimeoutMs?: number; drainTimeoutMs?: number };
   stateDirectory?: string;
   log?: { level?: LogLevel };
 }
+
+/** @public */
+export interface DiscoveryInput {
+  address?: string;
+  service?: number | string;
+  portId?: number;
+  nqn?: string;
+  advertise?: AdvertiseInput;
+  mdns?: boolean;
+  allSubsystemsFor?: string[];
+}
+
+/** `ADDRESS`, `ADDRESS:PORT`, `:PORT`, or not at all. @public */
+export type AdvertiseInput = string | false;
 
 /** @public */
 export interface SubsystemInput {
@@ -34,6 +48,7 @@ export interface SubsystemInput {
   cntlidMin?: number;
   cntlidMax?: number;
   controllerModel?: ControllerModel;
+  ports?: number[];
   namespaces?: NamespaceInput[];
 }
 
@@ -58,6 +73,7 @@ export interface PortInput {
   address?: string;
   service?: number | string;
   subsystems?: string[];
+  advertise?: AdvertiseInput;
   inCapsuleDataSize?: SizeInput;
   maxH2cData?: SizeInput;
   maxQueueSize?: number;
@@ -103,6 +119,8 @@ export interface SubsystemConfig {
   readonly cntlidMax: number;
   /** `static`: hosts may ask for a controller id of the range. */
   readonly controllerModel: ControllerModel;
+  /** Ids of the ports that it keeps to; absent: all that show it. */
+  readonly ports?: readonly number[] | undefined;
   readonly namespaces: readonly NamespaceConfig[];
 }
 
@@ -128,6 +146,7 @@ export interface PortConfig {
   readonly service: number;
   /** NQNs; '*' for all. */
   readonly subsystems: readonly string[];
+  readonly advertise?: AdvertiseConfig | undefined;
   readonly inCapsuleDataSize: number;
   readonly maxH2cData: number;
   /** Entries of an I/O queue. */
@@ -136,11 +155,22 @@ export interface PortConfig {
   readonly dataDigest: boolean;
 }
 
+/** What the discovery log says of a port instead of where it listens; 'off': nothing. @public */
+export type AdvertiseConfig = { readonly address?: string; readonly service?: number } | 'off';
+
 /** @public */
 export interface DiscoveryConfig {
   readonly portId: number;
   readonly address: string;
   readonly service: number;
+  /** Absent: one made from the machine's identity and the address. */
+  readonly nqn?: string | undefined;
+  /** Of the discovery service itself. */
+  readonly advertise?: AdvertiseConfig | undefined;
+  /** Published by multicast DNS. */
+  readonly mdns?: true | undefined;
+  /** NQNs of central discovery controllers, which may read all entries. */
+  readonly allSubsystemsFor?: readonly string[] | undefined;
 }
 
 /** @public */

@@ -2,15 +2,16 @@
  * A configuration, running: opens the backends, builds the target, and carries later configurations into it without disturbing hosts that the
  * change does not concern. What `nvmeferry target` is, as a library.
  */
-import { randomUUID } from 'node:crypto';
+import { randomInt, randomUUID } from 'node:crypto';
 import PQueue from 'p-queue';
 import { openBackend } from '../backend/open.ts';
 import { diffConfig } from '../config/diff.ts';
 import type { DiscoveryConfig, NamespaceConfig, PortConfig, SubsystemConfig, TargetConfig } from '../config/types.ts';
+import { defaultDiscoveryNqn } from '../fabrics/discovery-nqn.ts';
 import type { Logger } from '../log/logger.ts';
 import { rateLimitedWarn } from '../log/rate-limited.ts';
 import type { Port } from '../target/port.ts';
-import type { Subsystem } from '../target/subsystem.ts';
+import { CNTLID_MAX, type Subsystem } from '../target/subsystem.ts';
 import { Target } from '../target/target.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
 import { FileStateStore } from './file-state-store.ts';
@@ -35,6 +36,16 @@ const MINUTE_MS = 60_000;
 const OPEN_CONCURRENCY = 8;
 const NORMAL_CLOSE = /^(the host closed|controller reset|the port is closed|the subsystem is removed)/;
 
+const samePlace = (a: DiscoveryConfig, b: DiscoveryConfig): boolean =>
+  a.portId === b.portId && a.address === b.address && a.service === b.service;
+
+/** The configured one, or one that tells this target from others on the machine by where its discovery service is. */
+function discoveryNqnOf({ discovery, ports }: TargetConfig): string {
+  if (discovery !== 'off' && discovery.nqn !== undefined) return discovery.nqn;
+  const place = discovery === 'off' ? ports[0] : discovery;
+  return defaultDiscoveryNqn(place === undefined ? '' : `${place.address} ${place.service}`);
+}
+
 /** @public */
 export class TargetService {
   readonly target: Target;
@@ -52,6 +63,8 @@ export class TargetService {
     this.target = new Target({
       clock,
       state: stateDirectory === undefined ? undefined : new FileStateStore(stateDirectory),
+      discoveryNqn: discoveryNqnOf(options.config),
+      discoveryCntlidFirst: randomInt(1, CNTLID_MAX),
       tcp: { bufferBytesMax: limits.connectionBuffers, setupTimeoutMs: limits.setupTimeoutMs },
       events: {
         connected: ({ cntlid, hostnqn, subsystem, katoMs }) =>
@@ -103,6 +116,8 @@ export class TargetService {
     for (const change of diff.changeSubsystems) {
       const subsystem = target.subsystem(change.nqn)!;
       if (change.hosts !== undefined) target.setHosts(subsystem, change.hosts.allowAnyHost, change.hosts.hosts);
+      if (change.ports !== undefined)
+        target.setSubsystemPorts(subsystem, change.ports === 'all' ? undefined : change.ports);
       for (const nsid of change.removeNamespaces) await target.removeNamespace(subsystem, nsid);
       for (const namespace of change.addNamespaces) await this.#addNamespace(subsystem, namespace);
       for (const { nsid, sizeBytes } of change.growNamespaces) await this.#grow(subsystem, nsid, sizeBytes);
@@ -110,9 +125,11 @@ export class TargetService {
     for (const nqn of diff.removeSubsystems) await target.removeSubsystem(nqn);
     for (const subsystem of diff.addSubsystems) await this.#addSubsystem(subsystem);
     for (const port of diff.addPorts) await this.#addPort(port);
-    for (const { portId, subsystems } of diff.changePorts) {
+    for (const { portId, subsystems, advertise } of diff.changePorts) {
       const port = target.port(portId);
-      if (port !== undefined) target.setPortSubsystems(port, subsystems);
+      if (port === undefined) continue;
+      target.setPortSubsystems(port, subsystems);
+      target.setPortAdvertisement(port, advertise ?? {});
     }
     if (diff.discovery !== undefined) await this.#setDiscovery(this.#config.discovery, diff.discovery);
     if (diff.referrals !== undefined) target.setReferrals(diff.referrals);
@@ -133,6 +150,7 @@ export class TargetService {
       cntlidMin: config.cntlidMin,
       cntlidMax: config.cntlidMax,
       controllerModel: config.controllerModel,
+      ports: config.ports,
     });
     const opening = new PQueue({ concurrency: OPEN_CONCURRENCY });
     await opening.addAll(config.namespaces.map((namespace) => () => this.#addNamespace(subsystem, namespace)));
@@ -166,6 +184,7 @@ export class TargetService {
       address: config.address,
       service: config.service,
       subsystems: config.subsystems,
+      advertise: config.advertise,
       queueEntriesMax: config.maxQueueSize,
       tcp: {
         inCapsuleBytes: config.inCapsuleDataSize,
@@ -178,8 +197,14 @@ export class TargetService {
 
   /** The discovery port shows no subsystem of its own: hosts find there what the other ports show. */
   async #setDiscovery(before: DiscoveryConfig | 'off' | undefined, next: DiscoveryConfig | 'off'): Promise<void> {
-    if (before !== undefined && before !== 'off') await this.target.removePort(before.portId);
-    if (next !== 'off') await this.target.addPort({ ...next, subsystems: [] });
+    const old = before === undefined || before === 'off' ? undefined : before;
+    const stays = old !== undefined && next !== 'off' && samePlace(old, next);
+    if (old !== undefined && !stays) await this.target.removePort(old.portId);
+    this.target.setDiscoveryAllSubsystemsFor(next === 'off' ? [] : (next.allSubsystemsFor ?? []));
+    if (next === 'off') return;
+    const { portId, address, service, advertise } = next;
+    if (stays) this.target.setPortAdvertisement(this.target.port(portId)!, advertise ?? {});
+    else await this.target.addPort({ portId, address, service, advertise, subsystems: [] });
   }
 
   /**

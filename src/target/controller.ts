@@ -37,6 +37,8 @@ export interface ControllerOptions {
   /** In-capsule data that its I/O queues take (IOCCSZ). */
   readonly inCapsuleBytes: number;
   readonly portId: number;
+  /** Our address as the host reached it. */
+  readonly localAddress?: string | undefined;
 }
 
 export class Controller {
@@ -45,6 +47,7 @@ export class Controller {
   readonly hostnqn: string;
   readonly hostid: Uint8Array;
   readonly portId: number;
+  readonly localAddress: string | undefined;
   readonly kind: number;
   readonly queueEntriesMax: number;
   readonly inCapsuleBytes: number;
@@ -84,6 +87,7 @@ export class Controller {
     this.hostid = options.hostid;
     this.katoMs = options.katoMs;
     this.portId = options.portId;
+    this.localAddress = options.localAddress;
     this.queueEntriesMax = options.queueEntriesMax;
     this.inCapsuleBytes = options.inCapsuleBytes;
     this.ioQueuesMax = subsystem.ioQueuesMax;

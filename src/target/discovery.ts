@@ -4,10 +4,23 @@
  */
 import { isIPv6 } from 'node:net';
 import { DISCOVERY_NQN } from '../spec/nqn.ts';
-import { type DiscoveryLogEntry, encodeDiscoveryLog } from '../wire/cold/discovery-log.ts';
+import {
+  AddressFamily,
+  DISCOVERY_HEADER_BYTES,
+  type DiscoveryLogEntry,
+  DiscoveryLogOption,
+  discoveryLogHeaderCodec,
+  Eflags,
+  encodeDiscoveryLog,
+  SubsystemType,
+  TransportType,
+  Treq,
+} from '../wire/cold/discovery-log.ts';
+import { encodeExtendedDiscoveryEntry } from '../wire/cold/discovery-log-extended.ts';
+import { advertisedAddress } from './advertised-address.ts';
 import type { Controller } from './controller.ts';
 import type { Port } from './port.ts';
-import type { Subsystem } from './subsystem.ts';
+import { CNTLID_ANY_STATIC, CNTLID_DYNAMIC, type Subsystem } from './subsystem.ts';
 
 /** A pointer to another discovery service. @public */
 export interface Referral {
@@ -18,25 +31,17 @@ export interface Referral {
   readonly nqn?: string | undefined;
 }
 
-const TRTYPE_TCP = 3;
-const ADRFAM_IPV4 = 1;
-const ADRFAM_IPV6 = 2;
-const SUBTYPE_REFERRAL = 1;
-const SUBTYPE_NVM = 2;
-const SUBTYPE_CURRENT_DISCOVERY = 3;
-/** Secure channel not required; SQ flow control may be disabled. */
-const TREQ = 0x02 | 0x04;
-const EFLAGS_DUPLICATE_INFORMATION = 0x01;
-const EFLAGS_PERSISTENT = 0x02;
-const CNTLID_DYNAMIC = 0xffff;
-const CNTLID_STATIC = 0xfffe;
 const ADMIN_QUEUE_ENTRIES = 128;
+
+type Entry = Partial<DiscoveryLogEntry>;
 
 export class DiscoveryLog {
   #generation = 1;
   readonly #ports: () => Iterable<Port>;
   readonly #subsystems: () => Iterable<Subsystem>;
   referrals: readonly Referral[] = [];
+  /** NQNs of hosts that may ask for the entries of all subsystems (ALLSUBE): central discovery controllers. */
+  allSubsystemsFor: readonly string[] = [];
 
   constructor(ports: () => Iterable<Port>, subsystems: () => Iterable<Subsystem>) {
     this.#ports = ports;
@@ -51,37 +56,81 @@ export class DiscoveryLog {
     this.#generation++;
   }
 
-  /** The page for the host behind `controller`: the subsystems that it may connect to, on every port. */
-  page(discovery: Subsystem, controller: Controller): Uint8Array {
-    const entries: Partial<DiscoveryLogEntry>[] = [];
+  /** What this host may ask for. */
+  options(controller: Controller): number {
+    const all = this.allSubsystemsFor.includes(controller.hostnqn) ? DiscoveryLogOption.AllSubsystems : 0;
+    return DiscoveryLogOption.Extended | DiscoveryLogOption.PortLocal | all;
+  }
+
+  /**
+   * The page for the host behind `controller`: the subsystems that it may connect to, on every port that is advertised.
+   * @param options `DiscoveryLogOption` bits
+   */
+  page(discovery: Subsystem, controller: Controller, options: number): Uint8Array {
+    const entries = [...this.#entries(discovery, controller, options)];
+    const header = { genctr: BigInt(this.#generation), dlpf: options };
+    if ((options & DiscoveryLogOption.Extended) === 0) return encodeDiscoveryLog(header, entries);
+    const extended = entries.map((entry) => encodeExtendedDiscoveryEntry(entry));
+    const page = new Uint8Array(extended.reduce((sum, { length }) => sum + length, DISCOVERY_HEADER_BYTES));
+    const numrec = BigInt(entries.length);
+    discoveryLogHeaderCodec.encodeInto(page, 0, { ...header, numrec, tdlpl: page.length });
+    let at = DISCOVERY_HEADER_BYTES;
+    for (const bytes of extended) {
+      page.set(bytes, at);
+      at += bytes.length;
+    }
+    return page;
+  }
+
+  *#entries(discovery: Subsystem, controller: Controller, options: number): Generator<Entry, void, undefined> {
+    const portLocal = (options & DiscoveryLogOption.PortLocal) !== 0;
+    const all = (options & DiscoveryLogOption.AllSubsystems) !== 0;
     const ports = [...this.#ports()];
     const here = ports.find((port) => port.portId === controller.portId);
     if (here !== undefined) {
-      entries.push(
-        entryOf(here.portId, here.options.address, here.service, SUBTYPE_CURRENT_DISCOVERY, discovery.nqn, {
-          eflags: EFLAGS_PERSISTENT | (ports.length > 1 ? EFLAGS_DUPLICATE_INFORMATION : 0),
-        }),
-      );
+      // every port of ours answers discovery with the same entries
+      const duplicate = ports.length > 1 ? Eflags.DuplicateReturnedInformation : 0;
+      const eflags = Eflags.ExplicitPersistentConnections | duplicate;
+      // that it is not advertised is for those who do not know it; this host does
+      yield* portEntry(here, here.advertise, controller, SubsystemType.CurrentDiscovery, discovery.nqn, { eflags });
     }
     for (const port of ports) {
+      if (port.advertise === 'off' || (portLocal && !isLocal(port, here, controller))) continue;
       for (const subsystem of this.#subsystems()) {
-        if (!port.exposes(subsystem.nqn) || !subsystem.allows(controller.hostnqn)) continue;
-        entries.push(
-          entryOf(port.portId, port.options.address, port.service, SUBTYPE_NVM, subsystem.nqn, {
-            cntlid: subsystem.controllerModel === 'static' ? CNTLID_STATIC : CNTLID_DYNAMIC,
-          }),
-        );
+        if (!port.exposes(subsystem.nqn) || !(all || subsystem.allows(controller.hostnqn))) continue;
+        const cntlid = subsystem.controllerModel === 'static' ? CNTLID_ANY_STATIC : CNTLID_DYNAMIC;
+        yield* portEntry(port, port.advertise, controller, SubsystemType.Nvm, subsystem.nqn, { cntlid });
       }
     }
-    for (const referral of this.referrals) {
-      entries.push(
-        entryOf(referral.portId, referral.address, referral.service, SUBTYPE_REFERRAL, referral.nqn ?? DISCOVERY_NQN, {
-          eflags: EFLAGS_PERSISTENT,
-        }),
-      );
+    // they are about no port of ours, so that a host which wants one port only needs them all the same
+    for (const { portId, address, service, nqn = DISCOVERY_NQN } of this.referrals) {
+      const eflags = Eflags.ExplicitPersistentConnections;
+      yield entryOf(portId, address, service, SubsystemType.Referral, nqn, { eflags });
     }
-    return encodeDiscoveryLog({ genctr: BigInt(this.#generation) }, entries);
   }
+}
+
+/**
+ * PLEO: what is reached at the address that was asked. Not by PORTID alone: discovery usually has a TCP port of its own, and hosts that ask so by
+ * default (nvme-stas) would find nothing.
+ */
+function isLocal(port: Port, here: Port | undefined, { localAddress }: Controller): boolean {
+  if (here === undefined) return false;
+  const at = advertisedAddress(here.options.address, localAddress);
+  return port === here || advertisedAddress(port.options.address, localAddress) === at;
+}
+
+function* portEntry(
+  port: Port,
+  advertise: Port['advertise'],
+  controller: Controller,
+  subtype: number,
+  subnqn: string,
+  more: Entry,
+): Generator<Entry, void, undefined> {
+  const named = advertise === 'off' ? {} : advertise;
+  const address = named.address ?? advertisedAddress(port.options.address, controller.localAddress);
+  if (address !== undefined) yield entryOf(port.portId, address, named.service ?? port.service, subtype, subnqn, more);
 }
 
 function entryOf(
@@ -90,13 +139,13 @@ function entryOf(
   service: number,
   subtype: number,
   subnqn: string,
-  more: Partial<DiscoveryLogEntry>,
-): Partial<DiscoveryLogEntry> {
+  more: Entry,
+): Entry {
   return {
-    trtype: TRTYPE_TCP,
-    adrfam: isIPv6(address) ? ADRFAM_IPV6 : ADRFAM_IPV4,
+    trtype: TransportType.Tcp,
+    adrfam: isIPv6(address) ? AddressFamily.Ipv6 : AddressFamily.Ipv4,
     subtype,
-    treq: TREQ,
+    treq: Treq.SecureChannelNotRequired | Treq.DisableSqFlowControl,
     portid,
     cntlid: CNTLID_DYNAMIC,
     asqsz: ADMIN_QUEUE_ENTRIES,

@@ -22,10 +22,21 @@ export interface PortOptions {
   readonly service: number;
   /** NQNs of the subsystems seen here; '*' for all. Empty: discovery only. */
   readonly subsystems: readonly string[];
+  /** What the discovery log says of this port, where that is not where it listens. */
+  readonly advertise?: PortAdvertisement | undefined;
   /** Entries of an I/O queue, 2 to 4096. Default 1024. */
   readonly queueEntriesMax?: number | undefined;
   readonly tcp?: Partial<TcpTargetOptions> | undefined;
 }
+
+/**
+ * How a port stands in the discovery log: behind another address or TCP port (NAT), or not at all ('off'; hosts that know it still connect). A
+ * port on a wildcard address is advertised by the address that the asking host used, unless this names one.
+ * @public
+ */
+export type PortAdvertisement =
+  | { readonly address?: string | undefined; readonly service?: number | undefined }
+  | 'off';
 
 export interface PortOwner {
   readonly clock: Clock;
@@ -45,6 +56,7 @@ export class Port implements ConnectScope {
   readonly tcp: TcpTargetOptions;
   readonly inCapsuleBytes: number;
   subsystems: readonly string[];
+  advertise: PortAdvertisement;
   readonly #owner: PortOwner;
   readonly #server: Server;
   readonly #connections = new Set<TcpTargetConnection>();
@@ -57,6 +69,7 @@ export class Port implements ConnectScope {
     this.tcp = tcp;
     this.inCapsuleBytes = tcp.inCapsuleBytes;
     this.subsystems = options.subsystems;
+    this.advertise = options.advertise ?? {};
     this.#owner = owner;
     this.#server = createServer({ pauseOnConnect: true, noDelay: true }, (socket) => this.#accepted(socket));
   }
@@ -66,8 +79,10 @@ export class Port implements ConnectScope {
     return this.exposes(nqn) ? this.#owner.subsystem(nqn) : undefined;
   }
 
+  /** Whether hosts reach that subsystem here: the port says so, and the subsystem does not keep to other ports. */
   exposes(nqn: string): boolean {
-    return this.subsystems.includes('*') || this.subsystems.includes(nqn);
+    if (!this.subsystems.includes('*') && !this.subsystems.includes(nqn)) return false;
+    return this.#owner.subsystem(nqn)?.ports?.includes(this.portId) ?? true;
   }
 
   /** Starts to listen. @throws NvmeofError with the remedy, if the address cannot be used */

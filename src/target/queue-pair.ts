@@ -23,6 +23,8 @@ export interface QueueTransport {
   close(reason: string): void;
   /** For logs and `list` views: the peer's address. */
   readonly peer: string;
+  /** Our own address as this host reached it; absent where the transport has none. */
+  readonly localAddress?: string | undefined;
 }
 
 export class QueuePair {

@@ -28,6 +28,10 @@ export interface SubsystemOptions {
   readonly controllerModel?: 'dynamic' | 'static' | undefined;
   /** Largest NSID (NN). Default 1024. */
   readonly nsidMax?: number | undefined;
+  /** Where the first controller id is taken from the range; default its beginning. */
+  readonly cntlidFirst?: number | undefined;
+  /** Ids of the ports that may show it; default all. A port must expose it as well. */
+  readonly ports?: readonly number[] | undefined;
 }
 
 /** What the owner of subsystems wants to hear. */
@@ -35,8 +39,10 @@ export interface SubsystemEvents {
   connected(controller: Controller): void;
   closed(controller: Controller, reason: string): void;
   fatal(controller: Controller, error: unknown): void;
-  /** Log page 70h as the host behind `controller` sees it. */
-  discoveryPage(controller: Controller): Uint8Array;
+  /** Log page 70h as the host behind `controller` sees it. @param options `DiscoveryLogOption` bits that it asked for */
+  discoveryPage(controller: Controller, options: number): Uint8Array;
+  /** The `DiscoveryLogOption` bits that this host may ask for. */
+  discoveryOptions(controller: Controller): number;
 }
 
 export type Admission = { readonly controller: Controller } | { readonly refused: 'busy' | 'cntlid' };
@@ -56,6 +62,8 @@ export class Subsystem {
   readonly events: SubsystemEvents;
   allowAnyHost: boolean;
   hosts: ReadonlySet<string>;
+  /** Ids of the ports that may show it; undefined: all. */
+  ports: readonly number[] | undefined;
   /** By NSID; holes where there is none. */
   readonly namespaces: (Namespace | undefined)[] = [];
   readonly #controllers = new Map<number, Controller>();
@@ -82,11 +90,12 @@ export class Subsystem {
     this.model = options.model ?? 'nvmeferry';
     this.allowAnyHost = options.allowAnyHost ?? false;
     this.hosts = new Set(options.hosts ?? []);
+    this.ports = options.ports;
     this.ioQueuesMax = isDiscovery ? 0 : (options.ioQueuesMax ?? 128);
     this.#controllersMax = options.controllersMax ?? 1024;
     this.#cntlidMin = options.cntlidMin ?? 1;
     this.#cntlidMax = options.cntlidMax ?? CNTLID_MAX;
-    this.#nextCntlid = this.#cntlidMin;
+    this.#nextCntlid = options.cntlidFirst ?? this.#cntlidMin;
     this.controllerModel = options.controllerModel ?? 'dynamic';
     this.nsidMax = options.nsidMax ?? 1024;
     this.events = events;

@@ -2,6 +2,7 @@
  * The target: subsystems, ports and the discovery service of one process. Changes at run time disturb no host but those they concern.
  */
 import { hostname } from 'node:os';
+import { defaultDiscoveryNqn } from '../fabrics/discovery-nqn.ts';
 import { DISCOVERY_NQN } from '../spec/nqn.ts';
 import { TCP_TARGET_DEFAULTS, type TcpTargetOptions } from '../transport/tcp/target-link.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
@@ -10,7 +11,7 @@ import { ConfigError } from '../util/error.ts';
 import type { Controller } from './controller.ts';
 import { DiscoveryLog, type Referral } from './discovery.ts';
 import type { NamespaceOptions } from './namespace.ts';
-import { Port, type PortOptions } from './port.ts';
+import { Port, type PortAdvertisement, type PortOptions } from './port.ts';
 import type { StateStore } from './state-store.ts';
 import { Subsystem, type SubsystemOptions } from './subsystem.ts';
 
@@ -26,6 +27,13 @@ export interface TargetEvents {
 export interface TargetOptions {
   readonly clock?: Clock | undefined;
   readonly events?: TargetEvents | undefined;
+  /**
+   * The discovery subsystem's own NQN; it answers to the well-known one as well. Default: one made from this machine's identity, the same for
+   * every target on it.
+   */
+  readonly discoveryNqn?: string | undefined;
+  /** First controller id of the discovery subsystem, 1 to 65519; one that differs between runs keeps hosts from mixing up old and new ones. */
+  readonly discoveryCntlidFirst?: number | undefined;
   /** Limits for every port that does not say otherwise. */
   readonly tcp?: Partial<TcpTargetOptions> | undefined;
   /** Where subsystems keep what outlives the process; default: nowhere. */
@@ -57,7 +65,12 @@ export class Target {
       () => this.#subsystems.values(),
     );
     this.discovery = this.#makeSubsystem(
-      { nqn: DISCOVERY_NQN, allowAnyHost: true, serial: hostname().slice(0, 20) },
+      {
+        nqn: options.discoveryNqn ?? defaultDiscoveryNqn(''),
+        allowAnyHost: true,
+        serial: hostname().slice(0, 20),
+        cntlidFirst: options.discoveryCntlidFirst,
+      },
       true,
     );
   }
@@ -70,7 +83,8 @@ export class Target {
         connected: (controller) => this.#events.connected?.(controller),
         closed: (controller, reason) => this.#events.closed?.(controller, reason),
         fatal: (controller, error) => this.#events.fatal?.(controller, error),
-        discoveryPage: (controller) => this.#log.page(this.discovery, controller),
+        discoveryPage: (controller, asked) => this.#log.page(this.discovery, controller, asked),
+        discoveryOptions: (controller) => this.#log.options(controller),
       },
       this.clock,
       isDiscovery ? undefined : this.#state,
@@ -95,7 +109,7 @@ export class Target {
 
   /** @throws ConfigError if the NQN exists */
   addSubsystem(options: SubsystemOptions): Subsystem {
-    if (this.#subsystems.has(options.nqn) || options.nqn === DISCOVERY_NQN) {
+    if (this.#subsystems.has(options.nqn) || options.nqn === DISCOVERY_NQN || options.nqn === this.discovery.nqn) {
       throw new ConfigError(`Subsystem ${options.nqn} exists already`);
     }
     const subsystem = this.#makeSubsystem(options, false);
@@ -152,6 +166,24 @@ export class Target {
   /** What a port exposes; hosts that are connected stay. */
   setPortSubsystems(port: Port, subsystems: readonly string[]): void {
     port.subsystems = subsystems;
+    this.#discoveryChanged();
+  }
+
+  /** How a port stands in the discovery log; nothing else changes. */
+  setPortAdvertisement(port: Port, advertise: PortAdvertisement): void {
+    port.advertise = advertise;
+    this.#discoveryChanged();
+  }
+
+  /** The ports that a subsystem keeps to, by id; undefined: all that expose it. Hosts that are connected stay. */
+  setSubsystemPorts(subsystem: Subsystem, ports: readonly number[] | undefined): void {
+    subsystem.ports = ports;
+    this.#discoveryChanged();
+  }
+
+  /** Hosts (central discovery controllers) that may read the entries of subsystems which are closed to them. */
+  setDiscoveryAllSubsystemsFor(hostnqns: readonly string[]): void {
+    this.#log.allSubsystemsFor = hostnqns;
     this.#discoveryChanged();
   }
 

@@ -99,10 +99,10 @@ export class RawHost {
   }
 
   /** A TCP connection, nothing sent. */
-  static connect(port: number): Promise<RawHost> {
+  static connect(port: number, host = '127.0.0.1'): Promise<RawHost> {
     return new Promise((resolve, reject) => {
       // half open: a TermReq may be followed by FIN, and the test decides when this side closes
-      const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true }, () => {
+      const socket = connect({ port, host, allowHalfOpen: true }, () => {
         socket.off('error', reject);
         resolve(new RawHost(socket));
       });
@@ -454,14 +454,14 @@ export class RawHost {
   logPage(
     lid: number,
     bytes: number,
-    more: { offset?: number; rae?: boolean; nsid?: number; cdw14?: number } = {},
+    more: { offset?: number; rae?: boolean; nsid?: number; cdw14?: number; lsp?: number } = {},
   ): Promise<Completion> {
     const dwords = bytes / 4 - 1;
     return this.command(
       {
         opcode: 0x02,
         nsid: more.nsid ?? 0,
-        cdw10: lid | (more.rae === true ? 0x8000 : 0) | ((dwords & 0xffff) << 16),
+        cdw10: lid | ((more.lsp ?? 0) << 8) | (more.rae === true ? 0x8000 : 0) | ((dwords & 0xffff) << 16),
         cdw11: dwords >>> 16,
         cdw12: more.offset ?? 0,
         cdw14: more.cdw14 ?? 0,

@@ -13,6 +13,7 @@ import { type ConnectFields, type IcReqFields, RawHost } from './raw-host.ts';
 
 export const SUBSYSTEM_NQN = 'nqn.2024-01.org.example:conformance';
 export const DISCOVERY_NQN = 'nqn.2014-08.org.nvmexpress.discovery';
+export const UNIQUE_DISCOVERY_NQN = 'nqn.2024-01.org.example:discovery';
 
 export interface TestTargetOptions {
   readonly tcp?: Partial<TcpTargetOptions>;
@@ -59,6 +60,7 @@ export class TestTarget {
     const fatal: unknown[] = [];
     const target = new Target({
       clock,
+      discoveryNqn: UNIQUE_DISCOVERY_NQN,
       tcp: options.tcp,
       events: {
         connectionClosed: (_port, _peer, reason) => closed.push(reason),

@@ -100,6 +100,7 @@ function connect(request: Request, scope: ConnectScope): number {
       queueEntriesMax: scope.queueEntriesMax,
       inCapsuleBytes: scope.inCapsuleBytes,
       portId: scope.portId,
+      localAddress: request.queuePair.transport.localAddress,
     });
     if ('refused' in admission) {
       return admission.refused === 'busy'

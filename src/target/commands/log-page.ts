@@ -25,6 +25,10 @@ interface LogEntry {
   readonly onDiscovery: boolean;
   /** The whole page. @returns a status where the command's own fields do not fit */
   build(request: Request, controller: Controller): Uint8Array | number;
+  /** The LID specific parameter of the Supported Log Pages. */
+  parameter?(controller: Controller): number;
+  /** LSP bits that may be set; absent: not looked at. */
+  options?(controller: Controller): number;
   /** Read with RAE 0. */
   clear?(controller: Controller): void;
 }
@@ -126,14 +130,18 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
   [LogPage.Discovery]: {
     onIo: false,
     onDiscovery: true,
-    build: (_request, controller) => controller.subsystem.events.discoveryPage(controller),
+    build: (request, controller) => controller.subsystem.events.discoveryPage(controller, lspOf(request)),
+    parameter: (controller) => controller.subsystem.events.discoveryOptions(controller),
+    options: (controller) => controller.subsystem.events.discoveryOptions(controller),
   },
 };
 
 function supportedPages(_request: Request, controller: Controller): Uint8Array {
   const lids = new Array<number>(256).fill(0);
   for (const [lid, entry] of Object.entries(PAGES)) {
-    if (controller.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) lids[Number(lid)] = CSUPP;
+    if (controller.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) {
+      lids[Number(lid)] = CSUPP | ((entry.parameter?.(controller) ?? 0) << 16);
+    }
   }
   return supportedLogPagesCodec.encode({ lids });
 }
@@ -144,13 +152,19 @@ function find(request: Request): LogEntry | undefined {
   return (request.queuePair.controller!.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) ? entry : undefined;
 }
 
+const lspOf = (request: Request): number => (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7f;
+
 const CDW10_RAE = 0x8000;
 const CDW14_INDEX_OFFSET = 0x0080_0000;
 
 export const getLogPage: CommandHandler = {
   prepare(request): number {
     const { sqe, sqeBase } = request;
-    if (find(request) === undefined) return request.fail(SpecificStatus.InvalidLogPage, 40);
+    const entry = find(request);
+    if (entry === undefined) return request.fail(SpecificStatus.InvalidLogPage, 40);
+    const unknown = entry.options === undefined ? 0 : lspOf(request) & ~entry.options(request.queuePair.controller!);
+    // the first of the bits that this page does not have
+    if (unknown !== 0) return request.invalidField(41, 31 - Math.clz32(unknown & -unknown));
     const dwords = (sqeCdw10(sqe, sqeBase) >>> 16) + (sqeCdw11(sqe, sqeBase) & 0xffff) * 0x1_0000 + 1;
     const bytes = dwords * 4;
     if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(42);

@@ -16,6 +16,7 @@ import { TargetPduWriter, type TargetPduWriterOwner } from './target-pdu-writer.
 
 export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner {
   readonly peer: string;
+  readonly localAddress: string | undefined;
   readonly #link: TargetLink;
   readonly #socket: Socket;
   readonly #reader: TargetPduReader;
@@ -43,6 +44,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     onClosed: (connection: TcpTargetConnection, reason: string) => void,
   ) {
     this.peer = `${accepted.remoteAddress ?? '?'}:${accepted.remotePort ?? 0}`;
+    this.localAddress = accepted.localAddress;
     this.#link = new TargetLink(options);
     this.#clock = clock;
     this.#onClosed = onClosed;

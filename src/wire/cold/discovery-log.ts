@@ -22,6 +22,21 @@ export const Treq = {
   DisableSqFlowControl: 0x04,
   ZeroHostId: 0x08,
 } as const;
+/** Bits of LSP that a host may ask for, of DLPF that say what it got, and of the LID's parameter in the Supported Log Pages. @public */
+export const DiscoveryLogOption = {
+  /** EXTDLPE: extended entries. */
+  Extended: 0x1,
+  /** PLEO: only entries of the port that is asked. */
+  PortLocal: 0x2,
+  /** ALLSUBE: entries of all subsystems, also of those that are closed to the host that asks. */
+  AllSubsystems: 0x4,
+} as const;
+/** EFLAGS. @public */
+export const Eflags = {
+  DuplicateReturnedInformation: 0x1,
+  ExplicitPersistentConnections: 0x2,
+  NoCdcConnectivity: 0x4,
+} as const;
 /** TSAS byte 0 for TCP. @public */
 export const SecurityType = { None: 0, Tls12: 1, Tls13: 2 } as const;
 

@@ -160,6 +160,35 @@ describe('config: diff', () => {
     expect({ ...result, restart: [] }).to.deep.equal({ ...NOTHING, isEmpty: false });
   });
 
+  it('advertisement and the ports of a subsystem change under connected hosts', () => {
+    const result = diff((input) => {
+      input.ports[1] = { portId: 2, address: '10.0.0.1', advertise: '203.0.113.5:4421' };
+      input.subsystems[0].ports = [1];
+    });
+    const change = { removeNamespaces: [], addNamespaces: [], growNamespaces: [] };
+    expect(result).to.deep.equal({
+      ...NOTHING,
+      changeSubsystems: [{ nqn: A, ports: [1], ...change }],
+      changePorts: [{ portId: 2, subsystems: ['*'], advertise: { address: '203.0.113.5', service: 4421 } }],
+      isEmpty: false,
+    });
+    const before = config({ ...base(), subsystems: [{ ...base().subsystems[0], ports: [2] }, base().subsystems[1]] });
+    expect(diffConfig(before, config(base())).changeSubsystems).to.deep.equal([{ nqn: A, ports: 'all', ...change }]);
+  });
+
+  it('a discovery NQN waits for a restart, the rest of discovery does not', () => {
+    const nqn = 'nqn.2026-01.io.nvmeferry:discovery';
+    const renamed = diff((input) => {
+      input.discovery = { nqn };
+    });
+    expect(renamed).to.deep.equal({ ...NOTHING, restart: [`discovery: nqn default -> ${nqn}`], isEmpty: false });
+    const published = diff((input) => {
+      input.discovery = { mdns: true, allSubsystemsFor: [HOST] };
+    });
+    expect(published.restart).to.deep.equal([]);
+    expect(published.discovery).to.deep.include({ mdns: true, allSubsystemsFor: [HOST] });
+  });
+
   it('discovery, referrals and log level', () => {
     const referral = { portId: 1, address: '10.0.0.9', service: 8009 };
     const result = diff((input) => {

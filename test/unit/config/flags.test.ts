@@ -73,6 +73,9 @@ describe('config: flags', () => {
     expect(config.discovery).to.deep.include({ address: '10.0.0.1', service: 8009 });
     expect(config.log.level).to.equal('warn');
     expect(configFromFlags({ discovery: 'off' }).discovery).to.equal('off');
+    const nqn = 'nqn.2026-01.io.nvmeferry:discovery';
+    const place = { portId: 0xffff, address: '127.0.0.1', service: 8009 };
+    expect(configFromFlags({ discoveryNqn: nqn, mdns: true }).discovery).to.deep.equal({ ...place, nqn, mdns: true });
   });
 
   for (const [flags, wanted] of [
@@ -96,6 +99,8 @@ describe('config: flags', () => {
     [{ subsystem: 'disk' }, /^--subsystem: found "disk"/],
     [{ host: ['me'] }, /^--host: found "me"/],
     [{ discovery: 'yes' }, /^--discovery: found "yes"/],
+    [{ discoveryNqn: 'me' }, /^--discovery-nqn: found "me"/],
+    [{ discovery: 'off', mdns: true }, /^--mdns: found "--discovery off"; allowed: a discovery service to publish/],
     [{ serial: '' }, /^--serial: found ""/],
     [{ maxQueues: 0 }, /^--max-queues: found 0; allowed: 1 to 65534/],
     [{ maxQueueSize: 1.5 }, /^--max-queue-size: found 1\.5; allowed: a whole number/],

@@ -169,8 +169,32 @@ log: { level: debug }
       address: '10.0.0.1',
       service: 8009,
     });
+    const more =
+      'nqn: nqn.2026-01.io.nvmeferry:d, mdns: true, advertise: 203.0.113.1, allSubsystemsFor: [nqn.2026-01.io.nvmeferry:cdc]';
+    expect(parse(file('', `discovery: { address: 10.0.0.3, ${more} }`)).discovery).to.deep.equal({
+      portId: 65_535,
+      address: '10.0.0.3',
+      service: 8009,
+      nqn: 'nqn.2026-01.io.nvmeferry:d',
+      advertise: { address: '203.0.113.1' },
+      mdns: true,
+      allSubsystemsFor: ['nqn.2026-01.io.nvmeferry:cdc'],
+    });
     expect(parse(file('', 'discovery: off')).discovery).to.equal('off');
     expect(parse(file('', 'discovery: false')).discovery).to.equal('off');
+  });
+
+  it('a port is advertised elsewhere, by its TCP port alone, or not at all; a subsystem keeps to ports', () => {
+    const advertised = (text: string): unknown =>
+      parse(file('', `ports: [{ advertise: ${text} }]`)).ports[0]!.advertise;
+    expect(advertised('203.0.113.5')).to.deep.equal({ address: '203.0.113.5' });
+    expect(advertised('"[2001:db8::5]:4421"')).to.deep.equal({ address: '2001:db8::5', service: 4421 });
+    expect(advertised('":4421"')).to.deep.equal({ service: 4421 });
+    expect(advertised('off')).to.equal('off');
+    expect(advertised('false')).to.equal('off');
+    expect(parse(file()).ports[0]).to.not.have.property('advertise');
+    const [subsystem] = parse(JSON.stringify({ subsystems: [{ nqn: NQN, ports: [1] }] })).subsystems;
+    expect(subsystem!.ports).to.deep.equal([1]);
   });
 
   it('numbers what has no number around what has one', () => {
@@ -308,6 +332,22 @@ log: { level: debug }
       'a port on the discovery service',
       file('', 'ports: [{ service: 8009 }]'),
       /127\.0\.0\.1:8009 is the discovery service/,
+    ],
+    [
+      'an advertisement of a wildcard',
+      file('', 'ports: [{ advertise: 0.0.0.0 }]'),
+      /ports\[0\]\.advertise: found "0\.0\.0\.0"; allowed: the address that hosts use/,
+    ],
+    ['an advertisement of everything', file('', 'ports: [{ advertise: true }]'), /ports\[0\]\.advertise: found true/],
+    [
+      'a subsystem on a port that is not there',
+      JSON.stringify({ subsystems: [{ nqn: NQN, ports: [1, 7] }] }),
+      /subsystems\[0\]\.ports\[1\]: found 7; allowed: the id of a port in this configuration: 1/,
+    ],
+    [
+      "a discovery NQN that is a subsystem's",
+      file('', `discovery: { nqn: '${NQN}' }`),
+      /discovery\.nqn: found .*; allowed: an NQN of its own/,
     ],
     ['a port with the discovery id', file('', 'ports: [{ portId: 65535 }]'), /65535 is the id of the discovery port/],
     ['discovery on', file('', 'discovery: on'), /discovery: found "on"; allowed: off, false/],

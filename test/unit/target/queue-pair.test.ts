@@ -30,6 +30,7 @@ describe('QueuePair over a transport without sockets', () => {
         closed: (controller, reason) => events.push(`closed ${controller.cntlid}: ${reason}`),
         fatal: (_controller, error) => events.push(`fatal: ${String(error)}`),
         discoveryPage: () => new Uint8Array(0),
+        discoveryOptions: () => 0,
       },
       clock,
     );
