@@ -12,6 +12,7 @@ export const DEMO_NAMESPACE_BYTES: number = GIB;
 
 export interface ConfigDefaults {
   readonly blockSize: number;
+  readonly anagrpid: number;
   readonly subsystem: Pick<
     SubsystemConfig,
     'maxQueues' | 'maxControllers' | 'cntlidMin' | 'cntlidMax' | 'controllerModel'
@@ -24,6 +25,7 @@ export interface ConfigDefaults {
 
 export const DEFAULTS: ConfigDefaults = {
   blockSize: 4096,
+  anagrpid: 1,
   subsystem: {
     maxQueues: 128,
     maxControllers: 1024,
@@ -49,6 +51,7 @@ export const DEFAULTS: ConfigDefaults = {
 export const BLOCK_SIZES: readonly number[] = [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536];
 export interface ConfigBounds {
   readonly nsidMax: number;
+  readonly anaGroupsMax: number;
   readonly queuesMax: number;
   readonly cntlidMax: number;
   readonly portIdMax: number;
@@ -64,6 +67,7 @@ export interface ConfigBounds {
 
 export const BOUNDS: ConfigBounds = {
   nsidMax: 1024,
+  anaGroupsMax: 128,
   queuesMax: 65_534,
   /** Controller ids FFF0h and up have meanings of their own. */
   cntlidMax: 0xffef,

@@ -3,6 +3,7 @@
  * Apply in this order: remove ports, change and remove subsystems, add subsystems, add and change ports, then discovery and the rest.
  */
 import { isDeepStrictEqual } from 'node:util';
+import type { AnaStateName } from '../wire/cold/log-ana.ts';
 import type {
   AdvertiseConfig,
   DiscoveryConfig,
@@ -13,6 +14,13 @@ import type {
   SubsystemConfig,
   TargetConfig,
 } from './types.ts';
+
+/** @public */
+export interface AnaStateChange {
+  readonly anagrpid: number;
+  readonly portId: number;
+  readonly state: AnaStateName;
+}
 
 /** @public */
 export interface SubsystemChange {
@@ -26,6 +34,10 @@ export interface SubsystemChange {
   readonly addNamespaces: readonly NamespaceConfig[];
   /** The same namespace with more blocks. */
   readonly growNamespaces: readonly { readonly nsid: number; readonly sizeBytes: number }[];
+  /** The same namespace in another ANA group. */
+  readonly moveNamespaces: readonly { readonly nsid: number; readonly anagrpid: number }[];
+  /** Before namespaces are added or moved. */
+  readonly anaStates: readonly AnaStateChange[];
 }
 
 /** @public */
@@ -104,26 +116,31 @@ function withoutNqn(discovery: DiscoveryConfig | 'off'): object | 'off' {
 }
 
 function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]): SubsystemChange | undefined {
-  restartKeys(`subsystem ${old.nqn}`, old, next, ['namespaces', 'hosts', 'allowAnyHost', 'ports'], restart);
+  const live = ['namespaces', 'hosts', 'allowAnyHost', 'ports', 'anaGroups'] as const;
+  restartKeys(`subsystem ${old.nqn}`, old, next, live, restart);
   const namespaces = pairs(old.namespaces, next.namespaces, (namespace) => namespace.nsid);
   const removeNamespaces = namespaces.removed.map((namespace) => namespace.nsid);
   const addNamespaces = [...namespaces.added];
   const growNamespaces: { nsid: number; sizeBytes: number }[] = [];
+  const moveNamespaces: { nsid: number; anagrpid: number }[] = [];
+  const anaStates = anaStatesOf(old, next, restart);
   for (const [from, to] of namespaces.kept) {
     if (isDeepStrictEqual(from, to)) continue;
-    const sizeBytes = grownSize(from, to);
-    if (sizeBytes !== undefined) {
-      growNamespaces.push({ nsid: to.nsid, sizeBytes });
-    } else {
+    const moved = { ...from, anagrpid: to.anagrpid };
+    const sizeBytes = grownSize(moved, to);
+    if (sizeBytes === undefined && !isDeepStrictEqual(moved, to)) {
       removeNamespaces.push(from.nsid);
       addNamespaces.push(to);
+      continue;
     }
+    if (sizeBytes !== undefined) growNamespaces.push({ nsid: to.nsid, sizeBytes });
+    if (from.anagrpid !== to.anagrpid) moveNamespaces.push({ nsid: to.nsid, anagrpid: to.anagrpid });
   }
   const sameHosts =
     old.allowAnyHost === next.allowAnyHost && isDeepStrictEqual(new Set(old.hosts), new Set(next.hosts));
   const samePorts = isDeepStrictEqual(old.ports, next.ports);
-  if (sameHosts && samePorts && removeNamespaces.length + addNamespaces.length + growNamespaces.length === 0)
-    return undefined;
+  const changes = [removeNamespaces, addNamespaces, growNamespaces, moveNamespaces, anaStates];
+  if (sameHosts && samePorts && changes.every((list) => list.length === 0)) return undefined;
   return {
     nqn: next.nqn,
     ...(sameHosts ? {} : { hosts: { allowAnyHost: next.allowAnyHost, hosts: next.hosts } }),
@@ -131,7 +148,30 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
     removeNamespaces,
     addNamespaces,
     growNamespaces,
+    moveNamespaces,
+    anaStates,
   };
+}
+
+/** Groups and ports whose state is another; what is not written is optimized. */
+function anaStatesOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]): AnaStateChange[] {
+  const stateIn = ({ anaGroups }: SubsystemConfig, anagrpid: number, portId: number): AnaStateName =>
+    anaGroups.find((group) => group.anagrpid === anagrpid)?.states.find((other) => other.portId === portId)?.state ??
+    'optimized';
+  const places = new Map<string, { anagrpid: number; portId: number }>();
+  for (const { anagrpid, states } of [...old.anaGroups, ...next.anaGroups]) {
+    for (const { portId } of states) places.set(`${anagrpid}/${portId}`, { anagrpid, portId });
+  }
+  return [...places.values()].flatMap(({ anagrpid, portId }) => {
+    const before = stateIn(old, anagrpid, portId);
+    const state = stateIn(next, anagrpid, portId);
+    if (before === state) return [];
+    if (before === 'persistent-loss') {
+      restart.push(`subsystem ${old.nqn}: ANA group ${anagrpid} on port ${portId} persistent-loss (final) -> ${state}`);
+      return [];
+    }
+    return [{ anagrpid, portId, state }];
+  });
 }
 
 /** The new size if that is all that changed, and upwards. */
@@ -143,7 +183,13 @@ function grownSize(from: NamespaceConfig, to: NamespaceConfig): number | undefin
   return isDeepStrictEqual(resized, to) ? after : undefined;
 }
 
-function restartKeys<T extends object>(what: string, old: T, next: T, live: (keyof T)[], restart: string[]): void {
+function restartKeys<T extends object>(
+  what: string,
+  old: T,
+  next: T,
+  live: readonly (keyof T)[],
+  restart: string[],
+): void {
   for (const key of Object.keys({ ...old, ...next }) as (keyof T)[]) {
     if (live.includes(key) || isDeepStrictEqual(old[key], next[key])) continue;
     restart.push(`${what}: ${String(key)} ${String(old[key] ?? 'default')} -> ${String(next[key] ?? 'default')}`);

@@ -6,6 +6,8 @@ import { ConfigIssue, type Path, show, wrong } from './issue.ts';
 import type {
   AdvertiseConfig,
   AdvertiseInput,
+  AnaGroupConfig,
+  AnaGroupInput,
   BackendInput,
   DiscoveryConfig,
   LimitsConfig,
@@ -56,6 +58,7 @@ export function normalize(input: TargetConfigInput, options: NormalizeOptions): 
   const ports = normalizePorts(input.ports ?? [{}]);
   checkPortSubsystems(ports, subsystems);
   checkSubsystemPorts(subsystems, ports);
+  checkAnaPorts(subsystems, ports);
   const discovery = normalizeDiscovery(input.discovery, ports, strict);
   if (discovery !== 'off' && subsystems.some(({ nqn }) => nqn === discovery.nqn)) {
     wrong(['discovery', 'nqn'], discovery.nqn, 'an NQN of its own, no subsystem has it');
@@ -135,6 +138,12 @@ function normalizeSubsystem(
       (i) => [...path, 'namespaces', i, key],
     );
   }
+  const anaGroups = (input.anaGroups ?? []).map((group, i) => normalizeAnaGroup(group, [...path, 'anaGroups', i]));
+  unique(
+    anaGroups,
+    (group) => group.anagrpid,
+    (i) => [...path, 'anaGroups', i, 'anagrpid'],
+  );
   return {
     nqn: checkSubsystemNqn(input.nqn, [...path, 'nqn'], strict),
     serial:
@@ -148,6 +157,8 @@ function normalizeSubsystem(
     cntlidMax,
     controllerModel: input.controllerModel ?? defaults.controllerModel,
     ...(input.ports === undefined ? {} : { ports: input.ports }),
+    anaTransitionSeconds: input.anaTransitionSeconds,
+    anaGroups,
     namespaces,
   };
 }
@@ -161,7 +172,34 @@ function normalizeNamespace(input: NamespaceInput, nsid: number, path: Path, bas
     nguid: input.nguid === undefined ? undefined : parseIdentifier(input.nguid, 16, [...path, 'nguid']),
     eui64: input.eui64 === undefined ? undefined : parseIdentifier(input.eui64, 8, [...path, 'eui64']),
     readOnly,
+    anagrpid: input.anagrpid ?? DEFAULTS.anagrpid,
   };
+}
+
+function normalizeAnaGroup(input: AnaGroupInput, path: Path): AnaGroupConfig {
+  const states = Object.entries(input.states).map(([key, state]) => {
+    const portId = /^\d{1,5}$/.test(key) ? Number(key) : 0;
+    if (portId < 1 || portId > BOUNDS.portIdMax) wrong([...path, 'states'], key, 'the id of a port: 1 to 65535');
+    return { portId, state };
+  });
+  return { anagrpid: input.anagrpid, states };
+}
+
+/** A state for a port that is not there is a typing error. */
+function checkAnaPorts(subsystems: readonly SubsystemConfig[], ports: readonly PortConfig[]): void {
+  const known = ports.map((port) => port.portId);
+  subsystems.forEach(({ anaGroups }, s) => {
+    anaGroups.forEach(({ states }, g) => {
+      for (const { portId } of states) {
+        if (known.includes(portId)) continue;
+        wrong(
+          ['subsystems', s, 'anaGroups', g, 'states'],
+          portId,
+          `the id of a port of this configuration: ${known.join(', ')}`,
+        );
+      }
+    });
+  });
 }
 
 function normalizeBackend(input: BackendInput, readOnly: boolean, path: Path, baseDirectory: string): BackendConfig {

@@ -2,9 +2,18 @@
  * What `nvmetcli save` writes, the JSON form of the kernel target's configfs: hosts, ports, subsystems, each with the attributes as text.
  * Everything in it is served as the kernel would, or refused by name; nothing is left out silently but what has no meaning here.
  */
+
+import { ANA_STATE_NAMES, type AnaStateName } from '../wire/cold/log-ana.ts';
 import { BOUNDS } from './defaults.ts';
 import { ConfigIssue, formatPath, type Path, wrong } from './issue.ts';
-import type { NamespaceInput, PortInput, ReferralInput, SubsystemInput, TargetConfigInput } from './types.ts';
+import type {
+  AnaGroupInput,
+  NamespaceInput,
+  PortInput,
+  ReferralInput,
+  SubsystemInput,
+  TargetConfigInput,
+} from './types.ts';
 import { isZeroes } from './values.ts';
 
 type Dict = Record<string, unknown>;
@@ -36,7 +45,9 @@ export function fromNvmetcli(value: unknown): Imported {
   const ports: PortInput[] = [];
   const referrals: ReferralInput[] = [];
   for (const [item, path] of items(root, 'ports', [])) {
-    ports.push(portOf(item, path));
+    const port = portOf(item, path);
+    ports.push(port);
+    addAnaGroups(item, path, port, subsystems);
     for (const [referral, at] of items(item, 'referrals', path)) {
       if (text(referral, 'enable', at) === '0') continue;
       origins.set(formatPath(['referrals', referrals.length]), at);
@@ -60,6 +71,7 @@ const PATHS: Record<string, string[]> = {
   cntlidMax: ['attr', 'cntlid_max'],
   maxQueues: ['attr', 'qid_max'],
   backend: ['device'],
+  anagrpid: ['ana_grpid'],
   uuid: ['device', 'uuid'],
   nguid: ['device', 'nguid'],
 };
@@ -147,6 +159,8 @@ function namespaceOf(item: Dict, path: Path): NamespaceInput {
     wrong([...path, 'resv', 'enable'], '1', '0 (reservations are not supported yet)');
   }
   const input: NamespaceInput = { nsid, backend: { type: 'file', path: file } };
+  const anagrpid = integer(item, 'ana_grpid', path, 1, BOUNDS.anaGroupsMax);
+  if (anagrpid !== undefined) input.anagrpid = anagrpid;
   const uuid = text(device, 'uuid', at);
   if (uuid !== undefined && !isZeroes(uuid)) input.uuid = uuid;
   const nguid = text(device, 'nguid', at);
@@ -158,12 +172,6 @@ function portOf(item: Dict, path: Path): PortInput {
   const portId = integer(item, 'portid', path, 1, BOUNDS.portIdMax);
   if (portId === undefined) throw new ConfigIssue(path, 'the key "portid" is missing');
   const { address, service } = transportOf(item, path);
-  for (const [anaGroup, where] of items(item, 'ana_groups', path)) {
-    const state = text(group(anaGroup, 'ana', where), 'state', [...where, 'ana']);
-    if (state !== undefined && state !== 'optimized') {
-      wrong([...where, 'ana', 'state'], state, 'optimized (other ANA states are not supported yet)');
-    }
-  }
   const param = group(item, 'param', path);
   const at: Path = [...path, 'param'];
   if (text(param, 'pi_enable', at) === '1')
@@ -175,6 +183,30 @@ function portOf(item: Dict, path: Path): PortInput {
   const queueSize = integer(param, 'max_queue_size', at, -1, BOUNDS.queueSizeMax);
   if (queueSize !== undefined && queueSize >= BOUNDS.queueSizeMin) input.maxQueueSize = queueSize;
   return input;
+}
+
+/** The kernel has one state for each group of a port, whatever the subsystem; here each subsystem that the port shows has it. */
+function addAnaGroups(item: Dict, path: Path, port: PortInput, subsystems: readonly SubsystemInput[]): void {
+  for (const [anaGroup, where] of items(item, 'ana_groups', path)) {
+    const anagrpid = integer(anaGroup, 'grpid', where, 1, BOUNDS.anaGroupsMax);
+    if (anagrpid === undefined) throw new ConfigIssue(where, 'the key "grpid" is missing');
+    const state = text(group(anaGroup, 'ana', where), 'state', [...where, 'ana']) ?? 'optimized';
+    if (!isAnaState(state)) wrong([...where, 'ana', 'state'], state, Object.keys(ANA_STATE_NAMES).join(', '));
+    if (state === 'optimized') continue;
+    for (const subsystem of subsystems.filter(({ nqn }) => port.subsystems?.includes(nqn))) {
+      subsystem.anaGroups ??= [];
+      let known: AnaGroupInput | undefined = subsystem.anaGroups.find((other) => other.anagrpid === anagrpid);
+      if (known === undefined) {
+        known = { anagrpid, states: {} };
+        subsystem.anaGroups.push(known);
+      }
+      known.states[String(port.portId)] = state;
+    }
+  }
+}
+
+function isAnaState(state: string): state is AnaStateName {
+  return Object.hasOwn(ANA_STATE_NAMES, state);
 }
 
 function referralOf(item: Dict, path: Path): ReferralInput {

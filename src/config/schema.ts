@@ -1,4 +1,5 @@
 /** The JSON schema of a configuration file: its shape, types and ranges. What relates two places is checked by normalize.ts. */
+import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { BLOCK_SIZES, BOUNDS } from './defaults.ts';
 
 const size = { type: ['integer', 'string'] };
@@ -19,6 +20,8 @@ const portId = integer(1, BOUNDS.portIdMax);
 const cntlid = integer(1, BOUNDS.cntlidMax);
 const sized = (type: string): object => record({ type: { const: type }, size, blockSize }, ['type', 'size']);
 
+const anagrpid = integer(1, BOUNDS.anaGroupsMax);
+
 const backend = {
   type: 'object',
   discriminator: { propertyName: 'type' },
@@ -31,8 +34,13 @@ const backend = {
 };
 
 const namespace = record(
-  { nsid: integer(1, BOUNDS.nsidMax), backend, uuid: text, nguid: text, eui64: text, readOnly: flag },
+  { nsid: integer(1, BOUNDS.nsidMax), backend, uuid: text, nguid: text, eui64: text, readOnly: flag, anagrpid },
   ['backend'],
+);
+
+const anaGroup = record(
+  { anagrpid, states: { type: 'object', additionalProperties: { enum: Object.keys(ANA_STATE_NAMES) } } },
+  ['anagrpid', 'states'],
 );
 
 const subsystem = record(
@@ -48,6 +56,8 @@ const subsystem = record(
     cntlidMax: cntlid,
     controllerModel: { enum: ['dynamic', 'static'] },
     ports: list(portId),
+    anaTransitionSeconds: integer(1, 255),
+    anaGroups: list(anaGroup),
     namespaces: list(namespace),
   },
   ['nqn'],

@@ -1,5 +1,6 @@
 /** A target's configuration: what a file or the flags say (`...Input`), and the same with every default filled in and checked. */
 import type { BackendConfig } from '../backend/open.ts';
+import type { AnaStateName } from '../wire/cold/log-ana.ts';
 
 export type { BackendConfig } from '../backend/open.ts';
 
@@ -49,6 +50,8 @@ export interface SubsystemInput {
   cntlidMax?: number;
   controllerModel?: ControllerModel;
   ports?: number[];
+  anaTransitionSeconds?: number;
+  anaGroups?: AnaGroupInput[];
   namespaces?: NamespaceInput[];
 }
 
@@ -60,6 +63,14 @@ export interface NamespaceInput {
   nguid?: string;
   eui64?: string;
   readOnly?: boolean;
+  anagrpid?: number;
+}
+
+/** @public */
+export interface AnaGroupInput {
+  anagrpid: number;
+  /** By port id. */
+  states: Record<string, AnaStateName>;
 }
 
 /** @public */
@@ -121,6 +132,10 @@ export interface SubsystemConfig {
   readonly controllerModel: ControllerModel;
   /** Ids of the ports that it keeps to; absent: all that show it. */
   readonly ports?: readonly number[] | undefined;
+  /** ANATT. Absent: 10. */
+  readonly anaTransitionSeconds?: number | undefined;
+  /** Groups that are not optimized on every port. */
+  readonly anaGroups: readonly AnaGroupConfig[];
   readonly namespaces: readonly NamespaceConfig[];
 }
 
@@ -135,6 +150,14 @@ export interface NamespaceConfig {
   /** 16 lower-case hex digits. */
   readonly eui64?: string | undefined;
   readonly readOnly: boolean;
+  /** ANA group. */
+  readonly anagrpid: number;
+}
+
+/** @public */
+export interface AnaGroupConfig {
+  readonly anagrpid: number;
+  readonly states: readonly { readonly portId: number; readonly state: AnaStateName }[];
 }
 
 /** @public */

@@ -14,6 +14,7 @@ import type { Port } from '../target/port.ts';
 import { CNTLID_MAX, type Subsystem } from '../target/subsystem.ts';
 import { Target } from '../target/target.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
+import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
 
 /** @public */
@@ -118,9 +119,13 @@ export class TargetService {
       if (change.hosts !== undefined) target.setHosts(subsystem, change.hosts.allowAnyHost, change.hosts.hosts);
       if (change.ports !== undefined)
         target.setSubsystemPorts(subsystem, change.ports === 'all' ? undefined : change.ports);
+      for (const { anagrpid, portId, state } of change.anaStates) {
+        subsystem.ana.setState(anagrpid, portId, ANA_STATE_NAMES[state]);
+      }
       for (const nsid of change.removeNamespaces) await target.removeNamespace(subsystem, nsid);
       for (const namespace of change.addNamespaces) await this.#addNamespace(subsystem, namespace);
       for (const { nsid, sizeBytes } of change.growNamespaces) await this.#grow(subsystem, nsid, sizeBytes);
+      for (const { nsid, anagrpid } of change.moveNamespaces) subsystem.setAnaGroup(nsid, anagrpid);
     }
     for (const nqn of diff.removeSubsystems) await target.removeSubsystem(nqn);
     for (const subsystem of diff.addSubsystems) await this.#addSubsystem(subsystem);
@@ -151,6 +156,11 @@ export class TargetService {
       cntlidMax: config.cntlidMax,
       controllerModel: config.controllerModel,
       ports: config.ports,
+      anaTransitionSeconds: config.anaTransitionSeconds,
+      anaGroups: config.anaGroups.map(({ anagrpid, states }) => ({
+        anagrpid,
+        states: states.map(({ portId, state }) => ({ portId, state: ANA_STATE_NAMES[state] })),
+      })),
     });
     const opening = new PQueue({ concurrency: OPEN_CONCURRENCY });
     await opening.addAll(config.namespaces.map((namespace) => () => this.#addNamespace(subsystem, namespace)));

@@ -3,6 +3,7 @@
  * a byte of `Access` bits per NSID, so that a command costs one look-up; whoever changes what a rule reads calls `Subsystem.accessChanged`.
  */
 import { DNR, Status } from '../spec/status.ts';
+import { anaStatusOf } from './ana-access.ts';
 import type { Controller } from './controller.ts';
 import type { Namespace } from './namespace.ts';
 
@@ -17,9 +18,11 @@ export const Access = {
   Flush: 0x08,
   /** Reservation commands, whose own rules decide the rest. */
   Reserve: 0x10,
+  /** The path to the namespace works (ANA). Said by those that need nothing else: every other need is refused with it. */
+  Reachable: 0x20,
 } as const;
 
-const ALL = Access.Attached | Access.Read | Access.Write | Access.Flush | Access.Reserve;
+const ALL = Access.Attached | Access.Read | Access.Write | Access.Flush | Access.Reserve | Access.Reachable;
 
 /** One reason why commands may be refused. */
 export interface AccessRule {
@@ -34,8 +37,14 @@ const writeProtection: AccessRule = {
   status: () => Status.NamespaceWriteProtected | DNR,
 };
 
+/** Before all others: what a namespace would refuse is not known where it cannot be reached. */
+const asymmetricAccess: AccessRule = {
+  forbids: (controller, namespace) => (anaStatusOf(controller, namespace) === 0 ? 0 : ALL & ~Access.Attached),
+  status: anaStatusOf,
+};
+
 /** In the order in which they answer when several forbid the same. */
-const RULES: readonly AccessRule[] = [writeProtection];
+const RULES: readonly AccessRule[] = [asymmetricAccess, writeProtection];
 
 /** The bits that are allowed; 0 if the namespace is not attached. */
 export function accessOf(controller: Controller, namespace: Namespace | undefined): number {

@@ -91,5 +91,6 @@ export const EVENT_LOG_PAGES: readonly number[] = [
   LogPage.SmartHealth,
   LogPage.FirmwareSlot,
   LogPage.ChangedNamespaces,
+  LogPage.Ana,
   LogPage.Discovery,
 ];

@@ -8,6 +8,7 @@ import { Cc, Csts, NVME_VERSION_2_1, Property } from '../spec/property.ts';
 import { DNR, Status } from '../spec/status.ts';
 import type { Clock, Timer } from '../util/clock.ts';
 import { accessOf } from './access.ts';
+import { AnaChangeCounts } from './ana-group.ts';
 import { AsyncEvents } from './async-events.ts';
 import { ErrorLog } from './error-log.ts';
 import type { Namespace } from './namespace.ts';
@@ -69,6 +70,7 @@ export class Controller {
   /** Feature 0Eh: set value minus the clock at that time, in ms; NaN if never set. */
   timestampOffsetMs: number = Number.NaN;
   readonly #changedNamespaces = new Set<number>();
+  readonly anaCounts: AnaChangeCounts = new AnaChangeCounts();
   /** What its commands may do: `Access` bits by NSID (target/access.ts). */
   readonly access: Uint8Array;
   readonly startedMs: number;
@@ -179,6 +181,7 @@ export class Controller {
     this.features.clear();
     this.ioQueuesMax = this.subsystem.ioQueuesMax;
     this.#changedNamespaces.clear();
+    this.anaCounts.reset();
     for (const pair of [...this.#ioQueues.values()]) {
       this.#ioQueues.delete(pair.qid);
       pair.transport.close('controller reset');
@@ -334,6 +337,11 @@ export class Controller {
 
   clearChangedNamespaces(): void {
     this.#changedNamespaces.clear();
+  }
+
+  /** The ANA state of some of its namespaces is another: the host is told through log page 0Ch. */
+  anaChanged(): void {
+    this.asyncEvents.notice(AsyncNotice.AnaChange, LogPage.Ana, AsyncEventBit.AnaChange);
   }
 
   discoveryChanged(): void {

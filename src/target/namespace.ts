@@ -4,6 +4,7 @@
  * `deallocate` here, after the gate and before the backend is told.
  */
 import type { BlockBackend } from '../backend/block-backend.ts';
+import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
 import type { Controller } from './controller.ts';
 import type { Request } from './request.ts';
 
@@ -19,6 +20,8 @@ export interface NamespaceOptions {
   /** 16 hex digits. */
   readonly eui64?: string | undefined;
   readonly readOnly?: boolean | undefined;
+  /** ANA group, 1 to 128. Default 1. */
+  readonly anagrpid?: number | undefined;
 }
 
 export class Namespace {
@@ -32,6 +35,8 @@ export class Namespace {
   readonly uuid: Uint8Array;
   readonly nguid: Uint8Array | undefined;
   readonly eui64: Uint8Array | undefined;
+  /** Changes through `Subsystem.setAnaGroup`. */
+  anagrpid: number;
   /** Reads by this backend need a buffer each. */
   readonly readNeedsBuffer: boolean;
   // for SMART: blocks and commands since start
@@ -52,6 +57,7 @@ export class Namespace {
       options.nguid === undefined ? undefined : Uint8Array.from(Buffer.from(options.nguid.replaceAll('-', ''), 'hex'));
     this.eui64 =
       options.eui64 === undefined ? undefined : Uint8Array.from(Buffer.from(options.eui64.replaceAll('-', ''), 'hex'));
+    this.anagrpid = checkAnagrpid(options.anagrpid ?? ANA_GROUP_DEFAULT);
     this.readNeedsBuffer = options.backend.lendsMemory !== true;
   }
 

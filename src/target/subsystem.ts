@@ -3,6 +3,8 @@ import { createHash } from 'node:crypto';
 import type { BlockBackend } from '../backend/block-backend.ts';
 import type { Clock } from '../util/clock.ts';
 import { ConfigError } from '../util/error.ts';
+import { AnaState } from '../wire/cold/log-ana.ts';
+import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkAnagrpid } from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
 import type { StateStore } from './state-store.ts';
@@ -32,6 +34,10 @@ export interface SubsystemOptions {
   readonly cntlidFirst?: number | undefined;
   /** Ids of the ports that may show it; default all. A port must expose it as well. */
   readonly ports?: readonly number[] | undefined;
+  /** ANA groups that are not optimized on every port. */
+  readonly anaGroups?: readonly AnaGroupOptions[] | undefined;
+  /** ANATT: the longest that a group is in the change state, 1 to 255 s. Default 10. */
+  readonly anaTransitionSeconds?: number | undefined;
 }
 
 /** What the owner of subsystems wants to hear. */
@@ -66,6 +72,8 @@ export class Subsystem {
   ports: readonly number[] | undefined;
   /** By NSID; holes where there is none. */
   readonly namespaces: (Namespace | undefined)[] = [];
+  /** States of its ANA groups; `ana.setState` changes them at run time. */
+  readonly ana: AnaGroups;
   readonly #controllers = new Map<number, Controller>();
   readonly #controllersMax: number;
   readonly #cntlidMin: number;
@@ -102,6 +110,14 @@ export class Subsystem {
     this.#clock = clock;
     this.state = state;
     this.startedMs = clock.nowMs();
+    this.ana = new AnaGroups(
+      options.anaTransitionSeconds ?? ANA_TRANSITION_SECONDS_DEFAULT,
+      clock,
+      (anagrpid, portId, state) => this.#anaStateChanged(anagrpid, portId, state),
+    );
+    for (const { anagrpid, states } of options.anaGroups ?? []) {
+      for (const { portId, state } of states) this.ana.setState(anagrpid, portId, state);
+    }
   }
 
   // ---- hosts and controllers -----------------------------------------------------------------------------------------------------
@@ -179,6 +195,7 @@ export class Subsystem {
     );
     this.namespaces[nsid] = namespace;
     this.#namespaceChanged(nsid);
+    this.#anaListChanged(namespace.anagrpid);
     return namespace;
   }
 
@@ -188,6 +205,7 @@ export class Subsystem {
     if (namespace === undefined) return undefined;
     this.namespaces[nsid] = undefined;
     this.#namespaceChanged(nsid);
+    this.#anaListChanged(namespace.anagrpid);
     return namespace.backend;
   }
 
@@ -197,6 +215,38 @@ export class Subsystem {
     if (namespace === undefined) return;
     namespace.blockCount = namespace.backend.blockCount;
     this.#namespaceChanged(nsid);
+  }
+
+  /** Moves a namespace to another ANA group; hosts get the ANA notice, not that of changed namespaces. @throws ConfigError */
+  setAnaGroup(nsid: number, anagrpid: number): void {
+    checkAnagrpid(anagrpid);
+    const namespace = this.namespaces[nsid];
+    if (namespace === undefined || namespace.anagrpid === anagrpid) return;
+    const before = namespace.anagrpid;
+    namespace.anagrpid = anagrpid;
+    this.accessChanged(nsid);
+    this.#anaListChanged(before);
+    this.#anaListChanged(anagrpid);
+    for (const controller of this.#controllers.values()) {
+      if (namespace.isAttachedTo(controller)) controller.anaChanged();
+    }
+  }
+
+  /** The namespaces of a group are others now: its descriptor counts it, nobody is told. */
+  #anaListChanged(anagrpid: number): void {
+    for (const controller of this.#controllers.values()) controller.anaCounts.changed(anagrpid);
+  }
+
+  /** Base 2.1 section 8.1.1.8: the notice tells of every state but change, and only hosts whose namespaces it concerns. */
+  #anaStateChanged(anagrpid: number, portId: number, state: number): void {
+    for (const controller of this.#controllers.values()) {
+      if (controller.portId !== portId) continue;
+      const members = controller.activeNamespaces().filter((namespace) => namespace.anagrpid === anagrpid);
+      if (members.length === 0) continue;
+      for (const { nsid } of members) controller.accessChanged(nsid);
+      controller.anaCounts.changed(anagrpid);
+      if (state !== AnaState.Change) controller.anaChanged();
+    }
   }
 
   #namespaceChanged(nsid: number): void {

@@ -125,6 +125,7 @@ export class Target {
     this.#subsystems.delete(nqn);
     this.#discoveryChanged();
     for (const controller of [...subsystem.controllers]) controller.close('the subsystem is removed');
+    subsystem.ana.close();
     for (const namespace of subsystem.allocatedNamespaces()) await this.removeNamespace(subsystem, namespace.nsid);
   }
 

@@ -110,7 +110,10 @@ function connect(request: Request, scope: ConnectScope): number {
     controller = admission.controller;
   } else {
     const found = subsystem.controller(cntlid);
-    if (found === undefined || found.hostnqn !== hostnqn) return invalidParameter(request, Data.CNTLID, true);
+    // ANA states are those of a port: all queues of a controller come in by the same
+    if (found === undefined || found.hostnqn !== hostnqn || found.portId !== scope.portId) {
+      return invalidParameter(request, Data.CNTLID, true);
+    }
     if (hostid.some((byte) => byte !== 0) && !hostid.every((byte, i) => byte === found.hostid[i])) {
       return invalidParameter(request, Data.HOSTID, true);
     }

@@ -7,6 +7,7 @@ import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { sqeCdw10, sqeCdw11, sqeNsid } from '../../wire/sqe.ts';
 import { type Controller, KATO_MS_MAX, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import type { Request } from '../request.ts';
+import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
 
 /** One feature: absent `set` means not changeable. */
@@ -28,7 +29,7 @@ const KATO_GRANULARITY_MS = KEEP_ALIVE_GRANULARITY_100MS * 100;
 const HOST_ID_BYTES = 16;
 const TIMESTAMP_BYTES = 8;
 const COMPOSITE_TEMPERATURE_KELVIN_DEFAULT = 0x157;
-const IO_ASYNC_EVENTS = 0xff | AsyncEventBit.NamespaceAttribute;
+const IO_ASYNC_EVENTS = 0xff | AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange;
 
 /** A feature that is just a dword which the controller keeps. `mask`: bits that may be set. */
 function kept(fid: number, initial: number, mask: number): FeatureEntry {
@@ -210,6 +211,8 @@ export const setFeatures: CommandHandler = {
     if ((sqeCdw10(request.sqe, request.sqeBase) & CDW10_SAVE) !== 0) {
       return request.fail(SpecificStatus.FeatureNotSaveable, 43, 7);
     }
+    const ana = setFeaturesAna(request, entry.fid);
+    if (ana !== 0) return ana;
     if (entry.set === undefined) return request.fail(SpecificStatus.FeatureNotChangeable, 40);
     const nsid = sqeNsid(request.sqe, request.sqeBase);
     if (nsid !== 0 && nsid !== 0xffff_ffff) return request.fail(SpecificStatus.FeatureNotNamespaceSpecific, 4);
@@ -232,6 +235,8 @@ export const getFeatures: CommandHandler = {
     if (entry === undefined) return request.invalidField(40);
     const select = (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7;
     if (select > FeatureSelect.Capabilities) return request.invalidField(41);
+    const ana = getFeaturesAna(request, entry.fid);
+    if (ana !== 0) return ana;
     const hasData = select !== FeatureSelect.Capabilities && entry.dataBytes > 0;
     if (entry === hostIdentifier && hasData && (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0)
       return request.invalidField(44);

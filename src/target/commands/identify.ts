@@ -12,6 +12,8 @@ import { nvmControllerCodec, nvmNamespaceCodec } from '../../wire/cold/identify-
 import { encodeNamespaceDescriptors, encodeNsidList } from '../../wire/cold/lists.ts';
 import { sqeCdw10, sqeNsid } from '../../wire/sqe.ts';
 import { Access } from '../access.ts';
+import { hidesCapacity } from '../ana-access.ts';
+import { ANA_GROUPS_MAX, ANACAP } from '../ana-group.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
@@ -28,6 +30,7 @@ const CTRATT_HOST_ID_128 = 0x01;
 const CTRATT_TRAFFIC_BASED_KEEP_ALIVE = 0x40;
 const CMIC_MULTI_PORT = 0x01;
 const CMIC_MULTI_CONTROLLER = 0x02;
+const CMIC_ANA = 0x08;
 const LPA_EFFECTS = 0x02;
 const LPA_EXTENDED = 0x04;
 const LPA_SUPPORTED_PAGES = 0x20;
@@ -73,11 +76,11 @@ function lookUp(request: Request, controller: Controller): Namespace | null | nu
 const EMPTY_PAGE = new Uint8Array(IDENTIFY_BYTES);
 
 /** A structure of one namespace: zeroes where the NSID is not active. */
-function ofNamespace(build: (namespace: Namespace) => Uint8Array): Build {
+function ofNamespace(build: (namespace: Namespace, controller: Controller) => Uint8Array): Build {
   return (request, controller) => {
     const found = lookUp(request, controller);
     if (typeof found === 'number') return found;
-    return found === null ? EMPTY_PAGE : build(found);
+    return found === null ? EMPTY_PAGE : build(found, controller);
   };
 }
 
@@ -117,8 +120,12 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     capacity += BigInt(namespace.blockCount) * BigInt(namespace.blockSize);
   return identifyControllerCodec.encode({
     ...common,
-    cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER,
-    oaes: AsyncEventBit.NamespaceAttribute,
+    cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER | CMIC_ANA,
+    oaes: AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange,
+    anatt: subsystem.ana.transitionSeconds,
+    anacap: ANACAP,
+    anagrpmax: ANA_GROUPS_MAX,
+    nanagrpid: ANA_GROUPS_MAX,
     frmw: 0x03, // one slot, read only
     wctemp: WCTEMP_KELVIN,
     cctemp: CCTEMP_KELVIN,
@@ -133,8 +140,9 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
   });
 }
 
-function identifyNamespace(namespace: Namespace): Uint8Array {
+function identifyNamespace(namespace: Namespace, controller: Controller): Uint8Array {
   const size = BigInt(namespace.blockCount);
+  const hidden = hidesCapacity(controller, namespace);
   const { backend } = namespace;
   const allocated = backend.allocatedBytes?.();
   const readsZero = backend.readsZeroAfterDeallocate;
@@ -143,8 +151,9 @@ function identifyNamespace(namespace: Namespace): Uint8Array {
   return identifyNamespaceCodec.encode({
     nsze: size,
     ncap: size,
-    nuse:
-      allocated === undefined
+    nuse: hidden
+      ? 0n
+      : allocated === undefined
         ? size
         : BigInt(Math.min(Math.ceil(allocated / namespace.blockSize), namespace.blockCount)),
     nsfeat: NSFEAT_IDS_NEVER_REUSED | NSFEAT_OPTPERF,
@@ -152,11 +161,12 @@ function identifyNamespace(namespace: Namespace): Uint8Array {
     flbas: 0,
     nmic: NMIC_SHARED,
     dlfeat: readsZero ? DLFEAT_READS_ZERO | DLFEAT_WRITE_ZEROES_DEAC : 0,
-    nvmcap: size * BigInt(namespace.blockSize),
+    nvmcap: hidden ? 0n : size * BigInt(namespace.blockSize),
     npwg: page,
     npwa: page,
     npdg: page,
     npda: page,
+    anagrpid: namespace.anagrpid,
     nsattr: namespace.readOnly ? NSATTR_WRITE_PROTECTED : 0,
     nguid: namespace.nguid,
     eui64: namespace.eui64,
@@ -196,6 +206,7 @@ const BUILDERS: Readonly<Record<number, Build>> = {
     independentNamespaceCodec.encode({
       nsfeat: NSFEAT_IDS_NEVER_REUSED | (namespace.backend.volatileWriteCache ? 0 : 0x20),
       nmic: NMIC_SHARED,
+      anagrpid: namespace.anagrpid,
       nsattr: namespace.readOnly ? NSATTR_WRITE_PROTECTED : 0,
       nstat: NSTAT_READY,
     }),

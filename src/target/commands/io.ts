@@ -6,6 +6,7 @@ import { Direction, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, Status } from '../../spec/status.ts';
 import { sqeBlockCount, sqeCdw10, sqeCdw11, sqeCdw12, sqeNsid, sqeSlba } from '../../wire/sqe.ts';
 import { Access, refusalOf } from '../access.ts';
+import { anaStatusOfAll } from '../ana-access.ts';
 import type { Controller } from '../controller.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
@@ -46,6 +47,7 @@ function refused(request: Request, controller: Controller, nsid: number, need: n
 const READ = Access.Attached | Access.Read;
 const WRITE = Access.Attached | Access.Write;
 const FLUSH = Access.Attached | Access.Flush;
+const HINT = Access.Attached | Access.Reachable;
 
 /** SLBA and NLB against the namespace; sets the request's range. */
 function range(request: Request, namespace: Namespace): number {
@@ -94,7 +96,8 @@ function executeWrite(request: Request): void {
 
 /** FFFFFFFFh flushes every attached namespace (VWC bits 2:1 = 11b). */
 function prepareFlush(request: Request): number {
-  if (sqeNsid(request.sqe, request.sqeBase) === NSID_ALL) return 0;
+  // one that cannot be reached now must not pass for flushed
+  if (sqeNsid(request.sqe, request.sqeBase) === NSID_ALL) return anaStatusOfAll(request.queuePair.controller!);
   return admitted(request, FLUSH) === undefined ? request.status : 0;
 }
 
@@ -139,7 +142,7 @@ function executeWriteZeroes(request: Request): void {
 function prepareDsm(request: Request): number {
   const deallocates = (sqeCdw11(request.sqe, request.sqeBase) & DSM_DEALLOCATE) !== 0;
   // hints alone change nothing
-  if (admitted(request, deallocates ? WRITE : Access.Attached) === undefined) return request.status;
+  if (admitted(request, deallocates ? WRITE : HINT) === undefined) return request.status;
   request.direction = Direction.HostToController;
   request.transferBytes = ((sqeCdw10(request.sqe, request.sqeBase) & 0xff) + 1) * DSM_RANGE_BYTES;
   return 0;

@@ -5,6 +5,7 @@ import { LogPage } from '../../spec/log-page.ts';
 import { Direction, FABRICS_OPCODE, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { encodeNsidList } from '../../wire/cold/lists.ts';
+import { encodeAnaLog } from '../../wire/cold/log-ana.ts';
 import { effectsLogCodec } from '../../wire/cold/log-effects.ts';
 import { errorLogEntryCodec } from '../../wire/cold/log-error.ts';
 import { featureEffectsCodec } from '../../wire/cold/log-feature-effects.ts';
@@ -110,6 +111,31 @@ function featureEffects(_request: Request, controller: Controller): Uint8Array {
   return featureEffectsCodec.encode({ fis: fids });
 }
 
+const CDW10_RGO = 0x100;
+
+/** One descriptor for each group with attached namespaces. */
+function asymmetricAccess(request: Request, controller: Controller): Uint8Array {
+  const members = new Map<number, number[]>();
+  for (const { nsid, anagrpid } of controller.activeNamespaces()) {
+    const nsids = members.get(anagrpid);
+    if (nsids === undefined) members.set(anagrpid, [nsid]);
+    else nsids.push(nsid);
+  }
+  const groups = [...members].sort(([a], [b]) => a - b);
+  return encodeAnaLog(
+    {
+      chgcnt: BigInt(controller.anaCounts.count),
+      groups: groups.map(([grpid, nsids]) => ({
+        grpid,
+        chgcnt: BigInt(controller.anaCounts.group(grpid)),
+        state: controller.subsystem.ana.state(grpid, controller.portId),
+        nsids,
+      })),
+    },
+    (sqeCdw10(request.sqe, request.sqeBase) & CDW10_RGO) !== 0,
+  );
+}
+
 const PAGES: Readonly<Record<number, LogEntry>> = {
   [LogPage.SupportedLogPages]: { onIo: true, onDiscovery: true, build: supportedPages },
   [LogPage.ErrorInformation]: { onIo: true, onDiscovery: true, build: errorInformation },
@@ -126,6 +152,7 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
     clear: (controller) => controller.clearChangedNamespaces(),
   },
   [LogPage.CommandsSupportedAndEffects]: { onIo: true, onDiscovery: true, build: effects },
+  [LogPage.Ana]: { onIo: true, onDiscovery: false, build: asymmetricAccess },
   [LogPage.FeatureEffects]: { onIo: true, onDiscovery: true, build: featureEffects },
   [LogPage.Discovery]: {
     onIo: false,

@@ -7,6 +7,23 @@ export const ANA_DESCRIPTOR_BYTES = 32;
 /** @public */
 export const AnaState = { Optimized: 1, NonOptimized: 2, Inaccessible: 3, PersistentLoss: 4, Change: 15 } as const;
 
+/** States by the names that Linux and nvme-cli use. @public */
+export const ANA_STATE_NAMES = {
+  optimized: 1,
+  'non-optimized': 2,
+  inaccessible: 3,
+  'persistent-loss': 4,
+  change: 15,
+} as const;
+/** @public */
+export type AnaStateName = keyof typeof ANA_STATE_NAMES;
+
+/** @param state one of `AnaState` @public */
+export function anaStateName(state: number): AnaStateName | 'invalid' {
+  const found = Object.entries(ANA_STATE_NAMES).find(([, value]) => value === state);
+  return found === undefined ? 'invalid' : (found[0] as AnaStateName);
+}
+
 const HEADER = [
   [0, 'chgcnt', 'u64'],
   [8, 'ngrps', 'u16'],

@@ -119,12 +119,42 @@ describe('config: diff', () => {
         removeNamespaces: [],
         addNamespaces: [],
         growNamespaces: [],
+        moveNamespaces: [],
+        anaStates: [],
       },
     ]);
     const opened = diff((input) => {
       delete input.subsystems[1].hosts;
     });
     expect(opened.changeSubsystems[0]!.hosts).to.deep.equal({ allowAnyHost: true, hosts: [] });
+  });
+
+  it('ANA states change in place, what is not written is optimized; a namespace moves to another group and grows', () => {
+    const before = base();
+    before.subsystems[0].anaGroups = [
+      { anagrpid: 2, states: { 1: 'inaccessible', 2: 'non-optimized' } },
+      { anagrpid: 3, states: { 1: 'persistent-loss' } },
+    ];
+    const after = base();
+    after.subsystems[0].anaGroups = [
+      { anagrpid: 2, states: { 2: 'non-optimized' } },
+      { anagrpid: 4, states: { 2: 'change', 1: 'optimized' } },
+    ];
+    after.subsystems[0].namespaces![0] = { ...memory(1, '2GiB'), anagrpid: 4 };
+    const result = diffConfig(config(before), config(after));
+    const change = result.changeSubsystems[0]!;
+    expect(change.anaStates).to.deep.equal([
+      { anagrpid: 2, portId: 1, state: 'optimized' },
+      { anagrpid: 4, portId: 2, state: 'change' },
+    ]);
+    expect([change.moveNamespaces, change.growNamespaces]).to.deep.equal([
+      [{ nsid: 1, anagrpid: 4 }],
+      [{ nsid: 1, sizeBytes: 2 ** 31 }],
+    ]);
+    expect([change.removeNamespaces, change.addNamespaces]).to.deep.equal([[], []]);
+    expect(result.restart).to.deep.equal([
+      `subsystem ${A}: ANA group 3 on port 1 persistent-loss (final) -> optimized`,
+    ]);
   });
 
   it('a port that moves is taken away and added; what it shows changes in place', () => {
@@ -165,7 +195,13 @@ describe('config: diff', () => {
       input.ports[1] = { portId: 2, address: '10.0.0.1', advertise: '203.0.113.5:4421' };
       input.subsystems[0].ports = [1];
     });
-    const change = { removeNamespaces: [], addNamespaces: [], growNamespaces: [] };
+    const change = {
+      removeNamespaces: [],
+      addNamespaces: [],
+      growNamespaces: [],
+      moveNamespaces: [],
+      anaStates: [],
+    };
     expect(result).to.deep.equal({
       ...NOTHING,
       changeSubsystems: [{ nqn: A, ports: [1], ...change }],

@@ -124,6 +124,17 @@ function refusal(change: (value: Saved) => void): string {
 }
 
 describe('config: a file saved by nvmetcli', () => {
+  it('has its ANA states in every subsystem that the port shows', () => {
+    const value = saved();
+    value.ports[0].ana_groups.push({ ana: { state: 'inaccessible' }, grpid: 7 });
+    value.subsystems[1].namespaces[0].ana_grpid = 7;
+    value.subsystems.push({ ...value.subsystems[1], nqn: 'elsewhere', namespaces: [] });
+    const { subsystems } = parse(value);
+    const states = [{ anagrpid: 7, states: [{ portId: 1, state: 'inaccessible' }] }];
+    expect(subsystems.map(({ anaGroups }) => anaGroups)).to.deep.equal([states, states, []]);
+    expect(subsystems[1]!.namespaces[0]!.anagrpid).to.equal(7);
+  });
+
   it('means what it means to the kernel', () => {
     const { subsystems, ports, discovery, referrals } = parse(saved());
     expect(subsystems[0]).to.deep.include({
@@ -220,11 +231,11 @@ describe('config: a file saved by nvmetcli', () => {
       /subsystems\[0\]\.namespaces\[1\]\.device\.path: found "\/dev\/nvme0n1"; .*block devices are not supported yet/,
     ],
     [
-      'an inaccessible ANA group',
+      'an ANA state that there is not',
       (v: Saved) => {
-        v.ports[0].ana_groups[0].ana.state = 'inaccessible';
+        v.ports[0].ana_groups[0].ana.state = 'gone';
       },
-      /ana_groups\[0\]\.ana\.state: found "inaccessible"/,
+      /ana_groups\[0\]\.ana\.state: found "gone", allowed: optimized, non-optimized, inaccessible/,
     ],
     [
       'passthrough',
