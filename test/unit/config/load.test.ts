@@ -46,6 +46,8 @@ describe('config: a file', () => {
           cntlidMin: 1,
           cntlidMax: 0xffef,
           controllerModel: 'dynamic',
+          anaTransitionSeconds: undefined,
+          anaGroups: [],
           namespaces: [
             {
               nsid: 1,
@@ -54,6 +56,7 @@ describe('config: a file', () => {
               nguid: undefined,
               eui64: undefined,
               readOnly: false,
+              anagrpid: 1,
             },
           ],
         },
@@ -91,8 +94,13 @@ subsystems:
     cntlidMin: 10
     cntlidMax: 20
     controllerModel: static
+    anaTransitionSeconds: 4
+    anaGroups:
+      - anagrpid: 2
+        states: { 3: non-optimized }
     namespaces:
       - nsid: 7
+        anagrpid: 2
         backend: { type: file, path: disks/a.img, size: 10G, blockSize: 512 }
         uuid: 8D1C2F60-5F3A-4A52-9E1B-2F7D5C9A0B31
         nguid: ef90689c-6c46-d44c-89c1-4067801309a8
@@ -119,7 +127,10 @@ log: { level: debug }
     const [subsystem] = config.subsystems;
     expect(subsystem).to.include({ serial: 'SN-1', model: 'Test model', maxQueues: 4, maxControllers: 2 });
     expect(subsystem).to.include({ cntlidMin: 10, cntlidMax: 20, controllerModel: 'static', allowAnyHost: false });
+    expect(subsystem!.anaTransitionSeconds).to.equal(4);
+    expect(subsystem!.anaGroups).to.deep.equal([{ anagrpid: 2, states: [{ portId: 3, state: 'non-optimized' }] }]);
     expect(subsystem!.namespaces[0]).to.deep.equal({
+      anagrpid: 2,
       nsid: 7,
       backend: {
         type: 'file',
@@ -343,6 +354,21 @@ log: { level: debug }
       'a subsystem on a port that is not there',
       JSON.stringify({ subsystems: [{ nqn: NQN, ports: [1, 7] }] }),
       /subsystems\[0\]\.ports\[1\]: found 7; allowed: the id of a port in this configuration: 1/,
+    ],
+    [
+      'an ANA state on a port that is not there',
+      JSON.stringify({ subsystems: [{ nqn: NQN, anaGroups: [{ anagrpid: 1, states: { 7: 'inaccessible' } }] }] }),
+      /subsystems\[0\]\.anaGroups\[0\]\.states: found 7; allowed: the id of a port of this configuration: 1/,
+    ],
+    [
+      'an ANA state that there is not',
+      JSON.stringify({ subsystems: [{ nqn: NQN, anaGroups: [{ anagrpid: 1, states: { 1: 'standby' } }] }] }),
+      /states\.?.*1.*: found "standby"; allowed: optimized, non-optimized, inaccessible/,
+    ],
+    [
+      'the same ANA group twice',
+      JSON.stringify({ subsystems: [{ nqn: NQN, anaGroups: [1, 1].map((anagrpid) => ({ anagrpid, states: {} })) }] }),
+      /anaGroups\[1\]\.anagrpid: 1 is used already/,
     ],
     [
       "a discovery NQN that is a subsystem's",

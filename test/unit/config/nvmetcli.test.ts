@@ -155,6 +155,7 @@ describe('config: a file saved by nvmetcli', () => {
         nguid: 'ef90689c6c46d44c89c14067801309a8',
         eui64: undefined,
         readOnly: false,
+        anagrpid: 1,
       },
     ]);
     expect(subsystems[1]).to.deep.include({ allowAnyHost: false, hosts: ['host-a'] });
@@ -235,7 +236,7 @@ describe('config: a file saved by nvmetcli', () => {
       (v: Saved) => {
         v.ports[0].ana_groups[0].ana.state = 'gone';
       },
-      /ana_groups\[0\]\.ana\.state: found "gone", allowed: optimized, non-optimized, inaccessible/,
+      /ana_groups\[0\]\.ana\.state: found "gone"; allowed: optimized, non-optimized, inaccessible/,
     ],
     [
       'passthrough',
