@@ -13,6 +13,7 @@ export const Feature = {
   KeepAliveTimer: 0x0f,
   HostBehaviorSupport: 0x16,
   SanitizeConfig: 0x17,
+  ControllerDataQueue: 0x21,
   HostIdentifier: 0x81,
   ReservationNotificationMask: 0x82,
   ReservationPersistence: 0x83,

@@ -12,7 +12,9 @@ export const Cns = {
   AllocatedNamespace: 0x11,
   NamespaceControllerList: 0x12,
   ControllerList: 0x13,
+  UuidList: 0x17,
   CommandSetCombinations: 0x1c,
+  ControllerStateFormats: 0x20,
 } as const;
 export const IDENTIFY_BYTES = 4096;
 /** Controller types (CNTRLTYPE). */

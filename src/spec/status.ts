@@ -90,6 +90,11 @@ export const SpecificStatus = {
   IoCommandSetCombinationRejected: 0x12b,
   InvalidIoCommandSet: 0x12c,
   IdentifierUnavailable: 0x12d,
+  InvalidControllerDataQueue: 0x137,
+  NotEnoughResources: 0x138,
+  ControllerSuspended: 0x139,
+  ControllerNotSuspended: 0x13a,
+  ControllerDataQueueFull: 0x13b,
 } as const;
 
 /** Command specific status (SCT 1) of I/O commands. */
@@ -229,6 +234,11 @@ const NAMES: Record<number, string> = {
   299: 'I/O Command Set Combination Rejected',
   300: 'Invalid I/O Command Set',
   301: 'Identifier Unavailable',
+  311: 'Invalid Controller Data Queue',
+  312: 'Not Enough Resources',
+  313: 'Controller Suspended',
+  314: 'Controller Not Suspended',
+  315: 'Controller Data Queue Full',
   640: 'Write Fault',
   641: 'Unrecovered Read Error',
   642: 'End-to-end Guard Check Error',

@@ -1,0 +1,37 @@
+/** Host Managed Live Migration. Base 2.1 sections 5.1.4, 5.1.16, 5.1.17, 5.1.25.1.23, 5.1.26, 5.1.27, 8.1.6, 8.1.12; NVM Command Set 1.2 section 5.6. */
+
+/** SEL of the Controller Data Queue command. */
+export const CdqSelect = { Create: 0x00, Delete: 0x01 } as const;
+/** Queue type (QT). */
+export const CdqType = {
+  /** User Data Migration Queue in host memory. */
+  UserDataMigration: 0x00,
+  /** Vendor specific: the same queue, kept by the controller and read by log page C8h. docs/live-migration-over-tcp.md */
+  ResidentUserDataMigration: 0xc0,
+} as const;
+
+/** SEL of Track Send. */
+export const TrackSendSelect = { LogUserData: 0x00, TrackMemory: 0x01 } as const;
+/** SEL of Migration Send. The example flow of section 8.1.12.1 numbers them otherwise; the command section decides. */
+export const MigrationSendSelect = { Suspend: 0x00, Resume: 0x01, SetControllerState: 0x02 } as const;
+/** SEL of Migration Receive. */
+export const MigrationReceiveSelect = { GetControllerState: 0x00 } as const;
+/** STYPE of Suspend. */
+export const SuspendType = { Notification: 0x00, Suspend: 0x01 } as const;
+/** SEQIND of Set Controller State. */
+export const SequenceIndicator = { Middle: 0, First: 1, Last: 2, Only: 3 } as const;
+
+/** ESA of a User Data Migration Queue entry: bits 3:1 of byte 31. */
+export const EntrySequence = { Middle: 0, First: 1, HostStopped: 2, Suspended: 3, Full: 7 } as const;
+/** LBACIR: bits 7:6 of byte 31. */
+export const EntryRange = { Blocks: 0, WholeNamespace: 1, None: 2 } as const;
+
+/** Feature 21h. */
+export const CDQ_FEATURE_DATA_BYTES = 512;
+/** Bits of a log page request or an event that is ours: LID of the resident queue, and of the change bitmap. */
+export const MigrationLogPage = { ResidentQueue: 0xc8, ChangedBlocks: 0xc9 } as const;
+/** TRATTR of Identify Controller. */
+export const TrackingAttribute = { HostMemory: 0x01, UserData: 0x02, PowerOfTwoRanges: 0x04 } as const;
+
+/** Tracking units of memory are 2^n times this. */
+export const MEMORY_UNIT_BYTES = 4096;

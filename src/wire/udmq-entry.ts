@@ -1,0 +1,37 @@
+// @hot
+/** User Data Migration Queue entry type 0 (32 bytes). NVM Command Set 1.2 section 5.6. */
+import { EntryRange } from '../spec/migration.ts';
+
+export const UDMQ_ENTRY_BYTES = 32;
+/** Dwords of an entry: CDQSIZE counts in dwords. */
+export const UDMQ_ENTRY_DWORDS = 8;
+/** Byte with LBACIR, DLBA, ESA and the phase: written last. */
+export const UDMQ_ATTRIBUTES_OFFSET = 31;
+/** The most blocks of one entry: NLB is 0's based and has 32 bits. */
+export const UDMQ_BLOCKS_MAX = 0x1_0000_0000;
+
+/** Byte 31. @param sequence `EntrySequence` @param range `EntryRange` @param phase 0 or 1 */
+export const udmqAttributes = (sequence: number, range: number, deallocated: boolean, phase: number): number =>
+  (range << 6) | (deallocated ? 0x20 : 0) | (sequence << 1) | phase;
+
+export const entryNsid = (v: DataView, base: number): number => v.getUint32(base, true);
+/** Blocks of the range, 1 and more; 0 unless the entry has a range. */
+export const entryBlockCount = (v: DataView, base: number): number =>
+  entryRange(v, base) === EntryRange.Blocks ? v.getUint32(base + 4, true) + 1 : 0;
+export const entrySlba = (v: DataView, base: number): number =>
+  v.getUint32(base + 8, true) + v.getUint32(base + 12, true) * 0x1_0000_0000;
+export const entryPhase = (v: DataView, base: number): number => v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) & 1;
+export const entrySequence = (v: DataView, base: number): number =>
+  (v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) >> 1) & 7;
+export const entryDeallocated = (v: DataView, base: number): boolean =>
+  (v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) & 0x20) !== 0;
+export const entryRange = (v: DataView, base: number): number => v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) >> 6;
+
+/** Writes everything but the attributes. @param blockCount 1 to `UDMQ_BLOCKS_MAX`; 0 for an entry without a range */
+export function writeEntryRange(v: DataView, base: number, nsid: number, slba: number, blockCount: number): void {
+  v.setUint32(base, nsid, true);
+  v.setUint32(base + 4, blockCount === 0 ? 0 : blockCount - 1, true);
+  v.setUint32(base + 8, slba >>> 0, true);
+  v.setUint32(base + 12, Math.floor(slba / 0x1_0000_0000), true);
+  for (let i = 16; i < UDMQ_ENTRY_BYTES; i += 4) v.setUint32(base + i, 0, true);
+}

@@ -1,0 +1,159 @@
+import { expect } from 'chai';
+import { CdqRing } from '../../../src/migration/cdq-ring.ts';
+import { LogState, UserDataLog } from '../../../src/migration/user-data-log.ts';
+import { type Random, withSeeds } from '../../support/random.ts';
+import { hex } from '../../vectors/layout.ts';
+
+class Queue {
+  readonly bytes: Uint8Array;
+  readonly ring: CdqRing;
+  readonly log: UserDataLog;
+  full = 0;
+
+  constructor(slots: number) {
+    this.bytes = new Uint8Array(slots * 32);
+    this.ring = new CdqRing(slots, { write: (slot, entry) => this.bytes.set(entry, slot * 32) }, () => {});
+    this.log = new UserDataLog(this.ring, () => this.full++);
+  }
+
+  /** What a host that looks at slot `slot` reads. */
+  entry(slot: number): string {
+    return Buffer.from(this.bytes.subarray(slot * 32, slot * 32 + 32)).toString('hex');
+  }
+}
+
+/** Byte 31 as the sheet's table has it, phase 1, no range. */
+const marker = (byte31: string): string => `${'00'.repeat(31)}${byte31}`;
+/** NSID, NLB (0's based), SLBA, byte 31. */
+const ranged = (nsid: string, nlb: string, slba: string, byte31: string): string =>
+  Buffer.from(hex(`${nsid} ${nlb} ${slba}`)).toString('hex') + '00'.repeat(15) + byte31;
+
+describe('UserDataLog (NVM Command Set 1.2 section 5.6)', () => {
+  it('L01, L08, L11, L21: start, a written and a deallocated range, stop, byte by byte', () => {
+    const queue = new Queue(8);
+    expect(queue.log.start()).to.equal(true);
+    queue.log.changed(1, 10, 8, false);
+    queue.log.changed(2, 0x1_2345_6789, 0x1000, true);
+    queue.log.stop();
+    queue.log.changed(1, 0, 1, false);
+    expect(queue.entry(0)).to.equal(marker('83'));
+    expect(queue.entry(1)).to.equal(ranged('01000000', '07000000', '0a00000000000000', '01'));
+    expect(queue.entry(2)).to.equal(ranged('02000000', 'ff0f0000', '8967452301000000', '21'));
+    expect(queue.entry(3)).to.equal(marker('85'));
+    expect(queue.ring.used).to.equal(4);
+  });
+
+  it('S16, S17: a suspension ends the log, a resumption goes on with it', () => {
+    const queue = new Queue(8);
+    queue.log.start();
+    queue.log.suspend();
+    queue.log.changed(1, 0, 1, false);
+    queue.log.resume();
+    queue.log.changed(1, 5, 1, false);
+    expect([0, 1, 2].map((slot) => queue.entry(slot))).to.deep.equal([marker('83'), marker('87'), marker('83')]);
+    expect(queue.entry(3)).to.equal(ranged('01000000', '00000000', '0500000000000000', '01'));
+  });
+
+  it('makes no entry when it was never started', () => {
+    const queue = new Queue(8);
+    queue.log.suspend();
+    queue.log.resume();
+    queue.log.stop();
+    queue.log.changed(1, 0, 1, false);
+    expect(queue.ring.used).to.equal(0);
+  });
+
+  it('L22: the entry that fills the queue carries its range and says so; nothing follows', () => {
+    const queue = new Queue(4);
+    queue.log.start();
+    queue.log.changed(1, 0, 1, false);
+    expect(queue.full).to.equal(0);
+    queue.log.changed(1, 100, 2, true);
+    queue.log.changed(1, 200, 1, false);
+    expect(queue.full).to.equal(1);
+    expect(queue.log.state).to.equal(LogState.Full);
+    expect(queue.entry(2)).to.equal(ranged('01000000', '01000000', '6400000000000000', '2f'));
+    expect(queue.ring.used).to.equal(3);
+    queue.log.suspend();
+    expect(queue.ring.used, 'no suspend entry when logging is off').to.equal(3);
+  });
+
+  it('L23, L24: starts again only when there is room', () => {
+    const queue = new Queue(4);
+    queue.log.start();
+    queue.log.changed(1, 0, 1, false);
+    queue.log.changed(1, 10, 1, false);
+    expect(queue.log.start()).to.equal(false);
+    queue.ring.consume(queue.ring.tail);
+    expect(queue.log.start()).to.equal(true);
+    expect(queue.entry(3)).to.equal(marker('83'));
+  });
+
+  it('merges neighbours that nobody has seen, and only those', () => {
+    const queue = new Queue(16);
+    queue.log.start();
+    queue.log.changed(1, 10, 5, false);
+    queue.log.changed(1, 15, 5, false); // right behind
+    queue.log.changed(1, 8, 2, false); // right in front
+    queue.log.changed(1, 9, 3, false); // within
+    expect(queue.ring.used).to.equal(2);
+    expect(queue.entry(1)).to.equal(ranged('01000000', '0b000000', '0800000000000000', '01'));
+    queue.log.changed(1, 21, 1, false); // a block apart
+    queue.log.changed(1, 22, 1, true); // of another kind
+    queue.log.changed(2, 23, 1, true); // of another namespace
+    expect(queue.ring.used).to.equal(5);
+    queue.log.markSeen();
+    queue.log.changed(2, 23, 1, true);
+    expect(queue.ring.used, 'L17: seen, so it needs an entry of its own').to.equal(6);
+  });
+
+  it('splits what is more than 2^32 blocks', () => {
+    const queue = new Queue(8);
+    queue.log.start();
+    queue.log.changed(1, 7, 2 ** 32 + 3, false);
+    expect(queue.entry(1)).to.equal(ranged('01000000', 'ffffffff', '0700000000000000', '01'));
+    expect(queue.entry(2)).to.equal(ranged('01000000', '02000000', '0700000001000000', '01'));
+  });
+
+  it('the entries of a session, whatever is read when, cover every change (random)', () => {
+    withSeeds(300, (random: Random) => {
+      const queue = new Queue(2 + random.below(12));
+      const changed = new Set<number>();
+      const seen = new Set<number>();
+      let phase = 1;
+      let slot = 0;
+      let lost = false;
+      const read = (): void => {
+        queue.log.markSeen();
+        for (;;) {
+          const view = new DataView(queue.bytes.buffer, slot * 32, 32);
+          if ((view.getUint8(31) & 1) !== phase) break;
+          const sequence = (view.getUint8(31) >> 1) & 7;
+          if (view.getUint8(31) >> 6 === 0) {
+            const first = view.getUint32(8, true);
+            for (let i = 0; i <= view.getUint32(4, true); i++) {
+              seen.add(first + i);
+              changed.delete(first + i);
+            }
+          }
+          if (sequence === 7) lost = true;
+          if (++slot === queue.ring.slots) {
+            slot = 0;
+            phase ^= 1;
+          }
+        }
+        if (!queue.ring.consume(slot)) throw new Error('the host cannot consume what it has read');
+      };
+      if (!queue.log.start()) return;
+      for (let i = 0; i < 200 && !lost; i++) {
+        const first = random.below(64);
+        const count = 1 + random.below(4);
+        if (queue.log.logging) for (let b = first; b < first + count; b++) changed.add(b);
+        queue.log.changed(1, first, count, false);
+        if (random.oneIn(3)) read();
+      }
+      read();
+      expect([...changed], 'changed and never reported').to.deep.equal([]);
+    });
+  });
+});
