@@ -46,6 +46,12 @@ export interface BlockBackend {
   readonly readOnly: boolean;
   /** Reads lend the backend's own memory: they need no buffer, so the target does not hold them back when buffers run short. */
   readonly lendsMemory?: boolean;
+  /** Every operation takes effect and completes before the call returns: no two are ever in flight together. */
+  readonly immediate?: boolean;
+  /** What it holds is gone once it is closed. */
+  readonly isVolatile?: boolean;
+  /** A write inside one aligned unit of this many bytes is seen by reads as a whole or not at all (reported as NAWUN and NABSN). */
+  readonly atomicBytes?: number;
   read(io: BlockIo): void;
   write(io: BlockIo): void;
   /** Everything completed before is durable when this completes. */
@@ -56,6 +62,8 @@ export interface BlockBackend {
   deallocate(io: BlockIo): void;
   /** Adds blocks at the end, which read as zeroes; `blockCount` is the new one when it resolves. */
   grow?(blockCount: number): Promise<void>;
+  /** True if every block of the range was written and not deallocated since; absent if that is not known of each block. */
+  readonly isAllocated?: ((offsetBytes: number, lengthBytes: number) => boolean) | undefined;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
   allocatedBytes?(): number;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */

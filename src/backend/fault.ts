@@ -167,6 +167,9 @@ export class FaultBackend implements BlockBackend {
   get lendsMemory(): boolean {
     return this.#inner.lendsMemory === true;
   }
+  get isVolatile(): boolean {
+    return this.#inner.isVolatile === true;
+  }
   /** Operations held or delayed now. */
   get heldCount(): number {
     return this.#held.length + this.#delayed.size;

@@ -38,12 +38,20 @@ export class MemoryBackend implements BlockBackend {
   readonly readsZeroAfterDeallocate = true;
   readonly readOnly = false;
   readonly lendsMemory = true;
+  readonly immediate = true;
+  readonly isVolatile = true;
+  /** A read lends slabs, and a write to a slab that is still being sent goes to a copy: within one slab, a read sees all of a write or nothing. */
+  readonly atomicBytes: number = SLAB_BYTES;
+  /** Allocation is known by page: of each block only if none shares its page. */
+  readonly isAllocated: ((offsetBytes: number, lengthBytes: number) => boolean) | undefined;
   readonly #groups: (Group | undefined)[];
   #allocatedPages = 0;
 
   constructor(options: { blockSize: number; blockCount: number }) {
     this.blockSize = options.blockSize;
     this.blockCount = options.blockCount;
+    this.isAllocated =
+      options.blockSize % PAGE_BYTES === 0 ? (offset, length) => this.#isAllocated(offset, length) : undefined;
     const groups = Math.ceil((options.blockSize * options.blockCount) / GROUP_BYTES);
     this.#groups = new Array<Group | undefined>(groups).fill(undefined);
   }
@@ -56,6 +64,14 @@ export class MemoryBackend implements BlockBackend {
 
   allocatedBytes(): number {
     return this.#allocatedPages * PAGE_BYTES;
+  }
+
+  #isAllocated(offsetBytes: number, lengthBytes: number): boolean {
+    for (let offset = offsetBytes; offset < offsetBytes + lengthBytes; offset += PAGE_BYTES) {
+      const at = Math.floor(offset / GROUP_BYTES);
+      if (this.#groups[at]?.allocated[(offset - at * GROUP_BYTES) >>> PAGE_SHIFT] !== 1) return false;
+    }
+    return true;
   }
 
   read(io: BlockIo): void {

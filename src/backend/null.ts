@@ -30,6 +30,8 @@ export class NullBackend implements BlockBackend {
   readonly volatileWriteCache = false;
   readonly readsZeroAfterDeallocate = true;
   readonly lendsMemory = true;
+  readonly immediate = true;
+  readonly isVolatile = true;
   readonly readOnly: boolean;
 
   constructor(options: { blockSize: number; blockCount: number; readOnly?: boolean }) {

@@ -11,6 +11,7 @@ export const Feature = {
   AsyncEventConfiguration: 0x0b,
   Timestamp: 0x0e,
   KeepAliveTimer: 0x0f,
+  LbaStatusInformationInterval: 0x15,
   HostBehaviorSupport: 0x16,
   SanitizeConfig: 0x17,
   ControllerDataQueue: 0x21,

@@ -33,7 +33,7 @@ export interface AccessRule {
 }
 
 const writeProtection: AccessRule = {
-  forbids: (_controller, namespace) => (namespace.readOnly ? Access.Write : 0),
+  forbids: (_controller, namespace) => (namespace.isWriteProtected ? Access.Write : 0),
   status: () => Status.NamespaceWriteProtected | DNR,
 };
 

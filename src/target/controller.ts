@@ -11,6 +11,7 @@ import { accessOf } from './access.ts';
 import { AnaChangeCounts } from './ana-group.ts';
 import { AsyncEvents } from './async-events.ts';
 import { ErrorLog } from './error-log.ts';
+import { HOST_BEHAVIOR_DEFAULT, type HostBehaviorSettings } from './host-behavior.ts';
 import type { Namespace } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
 import type { Subsystem } from './subsystem.ts';
@@ -74,6 +75,12 @@ export class Controller {
   /** What its commands may do: `Access` bits by NSID (target/access.ts). */
   readonly access: Uint8Array;
   readonly startedMs: number;
+  /** Feature 16h. */
+  hostBehavior: HostBehaviorSettings = HOST_BEHAVIOR_DEFAULT;
+  /** Log page 0Eh while it stands still. */
+  lbaStatusLog: Uint8Array | undefined = undefined;
+  /** Feature 05h, DULBE: namespaces of which reading a deallocated block is an error. */
+  readonly deallocatedErrorNsids: Set<number> = new Set<number>();
 
   #admin: QueuePair | undefined;
   readonly #ioQueues = new Map<number, QueuePair>();
@@ -179,6 +186,7 @@ export class Controller {
     this.#dropAsyncEvents();
     this.#enableDefaultEvents();
     this.features.clear();
+    this.#resetIoFeatures();
     this.ioQueuesMax = this.subsystem.ioQueuesMax;
     this.#changedNamespaces.clear();
     this.anaCounts.reset();
@@ -187,6 +195,14 @@ export class Controller {
       pair.transport.close('controller reset');
     }
     this.#armEnable();
+  }
+
+  #resetIoFeatures(): void {
+    this.hostBehavior = HOST_BEHAVIOR_DEFAULT;
+    this.lbaStatusLog = undefined;
+    if (this.deallocatedErrorNsids.size === 0) return;
+    this.deallocatedErrorNsids.clear();
+    this.subsystem.deallocatedErrorsChanged();
   }
 
   #dropAsyncEvents(): void {
@@ -292,6 +308,7 @@ export class Controller {
     this.#admin = undefined;
     this.#ioQueues.clear();
     for (const pair of pairs) pair?.transport.close(reason);
+    this.#resetIoFeatures();
     this.subsystem.controllerClosed(this, reason);
   }
 

@@ -1,12 +1,15 @@
 // @hot
 /**
- * A namespace: identity, geometry, and the one way to its blocks. Every command that changes user data passes `write`, `writeZeroes` or
- * `deallocate` here, after the gate and before the backend is told.
+ * A namespace: identity, geometry, and the one way to its blocks. Every change of user data, by whatever command, passes `#change`, after the
+ * access gate and before the backend is told; every read of a command passes `#read`.
  */
-import type { BlockBackend } from '../backend/block-backend.ts';
+import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
+import { MediaStatus, Status } from '../spec/status.ts';
 import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
 import type { Controller } from './controller.ts';
+import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
+import { UncorrectableBlocks, type UncorrectableKeeper } from './uncorrectable.ts';
 
 /** @public */
 export interface NamespaceOptions {
@@ -24,6 +27,39 @@ export interface NamespaceOptions {
   readonly anagrpid?: number | undefined;
 }
 
+/** What is done to a range of blocks. */
+export const Operation = {
+  Read: 0,
+  Write: 1,
+  WriteZeroes: 2,
+  /** Write Zeroes that may deallocate. */
+  ZeroAndDeallocate: 3,
+  Deallocate: 4,
+  WriteUncorrectable: 5,
+} as const;
+
+/** One operation on the namespace: a Request, or a step of a command that takes several. */
+export interface NamespaceIo extends BlockIo, GateEntry {
+  /** `Operation`; set by the namespace. */
+  operation: number;
+  /** DULBE: reading a deallocated block is an error. */
+  readonly deallocatedIsError: boolean;
+  /** Its connection is gone: what has not begun must not begin any more. */
+  readonly abandoned: boolean;
+}
+
+/** Why operations do not go straight to the backend: bits of `Namespace.#guards`. */
+const Guard = {
+  /** The backend goes on after the call returns, so operations that overlap are in flight together. */
+  InFlight: 1,
+  /** Some operation has a range for itself. */
+  Exclusive: 2,
+  /** Some blocks are uncorrectable. */
+  Uncorrectable: 4,
+  /** Some controller wants an error for deallocated blocks. */
+  Deallocated: 8,
+} as const;
+
 export class Namespace {
   readonly nsid: number;
   readonly backend: BlockBackend;
@@ -32,6 +68,8 @@ export class Namespace {
   readonly blockShift: number;
   blockCount: number;
   readonly readOnly: boolean;
+  /** Feature 84h: 0 none, 1 write protect, 2 until power cycle, 3 permanent. */
+  writeProtection = 0;
   readonly uuid: Uint8Array;
   readonly nguid: Uint8Array | undefined;
   readonly eui64: Uint8Array | undefined;
@@ -39,13 +77,19 @@ export class Namespace {
   anagrpid: number;
   /** Reads by this backend need a buffer each. */
   readonly readNeedsBuffer: boolean;
+  readonly uncorrectable: UncorrectableBlocks;
+  readonly #gate = new RangeGate();
+  /** 0: operations go straight to the backend. */
+  #guards: number;
+  #exclusiveCount = 0;
   // for SMART: blocks and commands since start
   readBytes = 0;
   writtenBytes = 0;
   readCommands = 0;
   writeCommands = 0;
 
-  constructor(options: NamespaceOptions, uuid: Uint8Array) {
+  /** @param keeper keeps the uncorrectable blocks over a restart */
+  constructor(options: NamespaceOptions, uuid: Uint8Array, keeper?: UncorrectableKeeper) {
     this.nsid = options.nsid;
     this.backend = options.backend;
     this.blockSize = options.backend.blockSize;
@@ -59,6 +103,9 @@ export class Namespace {
       options.eui64 === undefined ? undefined : Uint8Array.from(Buffer.from(options.eui64.replaceAll('-', ''), 'hex'));
     this.anagrpid = checkAnagrpid(options.anagrpid ?? ANA_GROUP_DEFAULT);
     this.readNeedsBuffer = options.backend.lendsMemory !== true;
+    this.#guards = options.backend.immediate === true ? 0 : Guard.InFlight;
+    this.uncorrectable = new UncorrectableBlocks(this.blockSize, keeper);
+    this.#uncorrectableChanged();
   }
 
   /** Its blocks are there for the hosts of that controller. */
@@ -66,27 +113,206 @@ export class Namespace {
     return true;
   }
 
+  /** Feature 84h, the configuration, or the backend keep it from changing. */
+  get isWriteProtected(): boolean {
+    return this.readOnly || this.writeProtection !== 0;
+  }
+
+  // ---- commands ------------------------------------------------------------------------------------------------------------------
+
   read(request: Request): void {
-    this.readBytes += request.lengthBytes;
-    this.readCommands++;
-    this.backend.read(request);
+    this.countRead(request.lengthBytes);
+    this.#read(request);
   }
 
   write(request: Request): void {
-    this.writtenBytes += request.lengthBytes;
+    this.countWrite(request.lengthBytes);
+    this.#change(request, Operation.Write);
+  }
+
+  writeZeroes(io: NamespaceIo, mayDeallocate: boolean): void {
+    this.#change(io, mayDeallocate ? Operation.ZeroAndDeallocate : Operation.WriteZeroes);
+  }
+
+  deallocate(io: NamespaceIo): void {
+    this.#change(io, Operation.Deallocate);
+  }
+
+  writeUncorrectable(io: NamespaceIo): void {
+    this.#change(io, Operation.WriteUncorrectable);
+  }
+
+  flush(io: BlockIo): void {
+    this.backend.flush(io);
+  }
+
+  countRead(bytes: number): void {
+    this.readBytes += bytes;
+    this.readCommands++;
+  }
+
+  countWrite(bytes: number): void {
+    this.writtenBytes += bytes;
     this.writeCommands++;
-    this.backend.write(request);
   }
 
-  writeZeroes(request: Request, mayDeallocate: boolean): void {
-    this.backend.writeZeroes(request, mayDeallocate);
+  // ---- steps of commands that take several ---------------------------------------------------------------------------------------
+
+  readStep(io: NamespaceIo): void {
+    this.#read(io);
   }
 
-  deallocate(request: Request): void {
-    this.backend.deallocate(request);
+  writeStep(io: NamespaceIo): void {
+    this.#change(io, Operation.Write);
   }
 
-  flush(request: Request): void {
-    this.backend.flush(request);
+  /**
+   * Waits until nothing that overlaps `request` is in flight, and keeps everything that overlaps it waiting until it completes, or `unlock`.
+   * Then calls its continuation.
+   */
+  lock(request: Request): void {
+    this.#exclusiveCount++;
+    this.#guards |= Guard.Exclusive;
+    if (this.#gate.enter(request, true)) request.gateOpened();
+  }
+
+  unlock(request: Request): void {
+    this.#leave(request);
+  }
+
+  /** A read by the operation that has the range locked. */
+  readLocked(io: NamespaceIo): void {
+    io.operation = Operation.Read;
+    this.begin(io);
+  }
+
+  /** The write of the operation that has the range locked, which ends the lock. */
+  writeLocked(request: Request): void {
+    this.countWrite(request.lengthBytes);
+    request.operation = Operation.Write;
+    this.begin(request);
+  }
+
+  // ---- the way to the backend ----------------------------------------------------------------------------------------------------
+
+  #read(io: NamespaceIo): void {
+    if (this.#guards === 0) this.backend.read(io);
+    else this.#enter(io, Operation.Read);
+  }
+
+  /** Every change of user data comes through here. */
+  #change(io: NamespaceIo, operation: number): void {
+    if (this.#guards === 0) this.#toBackend(io, operation);
+    else this.#enter(io, operation);
+  }
+
+  #toBackend(io: NamespaceIo, operation: number): void {
+    switch (operation) {
+      case Operation.Write:
+        this.backend.write(io);
+        return;
+      case Operation.Read:
+        this.backend.read(io);
+        return;
+      case Operation.Deallocate:
+        this.backend.deallocate(io);
+        return;
+      case Operation.WriteUncorrectable:
+        this.#markUncorrectable(io);
+        return;
+      default:
+        this.backend.writeZeroes(io, operation === Operation.ZeroAndDeallocate);
+    }
+  }
+
+  #enter(io: NamespaceIo, operation: number): void {
+    io.operation = operation;
+    if (this.#gate.enter(io, false)) this.begin(io);
+    else if (operation === Operation.Write) io.retain();
+  }
+
+  /** For operations that are inside the gate: goes on to the backend. */
+  begin(io: NamespaceIo): void {
+    if (io.abandoned) {
+      io.complete(Status.AbortedSqDeletion);
+      return;
+    }
+    if (io.operation === Operation.Read) {
+      const fault = this.readFault(io.offsetBytes, io.lengthBytes, io.deallocatedIsError);
+      if (fault !== 0) {
+        io.complete(fault);
+        return;
+      }
+    }
+    this.#toBackend(io, io.operation);
+  }
+
+  /** Why the range cannot be read, whatever the backend says: a status, or 0. */
+  readFault(offsetBytes: number, lengthBytes: number, deallocatedIsError: boolean): number {
+    if ((this.#guards & Guard.Uncorrectable) !== 0) {
+      const fault = this.uncorrectable.readFault(offsetBytes, lengthBytes);
+      if (fault !== 0) return fault;
+    }
+    return deallocatedIsError && !this.backend.isAllocated!(offsetBytes, lengthBytes)
+      ? MediaStatus.DeallocatedBlock
+      : 0;
+  }
+
+  /**
+   * For `complete` of an operation that is inside the gate, before it says so to anybody.
+   * @returns false if that must wait: `complete` is called again then
+   */
+  ended(io: NamespaceIo, status: number): boolean {
+    if (status === 0 && (this.#guards & Guard.Uncorrectable) !== 0 && this.#rewrites(io.operation)) {
+      if (!this.uncorrectable.clear(io)) return false;
+      this.#uncorrectableChanged();
+    }
+    this.#leave(io);
+    return true;
+  }
+
+  #leave(io: NamespaceIo): void {
+    if (io.gateExclusive && --this.#exclusiveCount === 0) this.#guards &= ~Guard.Exclusive;
+    this.#gate.leave(io);
+  }
+
+  /** The operation gives its blocks a content again. */
+  #rewrites(operation: number): boolean {
+    if (operation === Operation.Deallocate) return this.backend.readsZeroAfterDeallocate;
+    return operation !== Operation.Read && operation !== Operation.WriteUncorrectable;
+  }
+
+  // ---- blocks that cannot be read ------------------------------------------------------------------------------------------------
+
+  #markUncorrectable(io: NamespaceIo): void {
+    this.uncorrectable.mark(io);
+    this.#uncorrectableChanged();
+  }
+
+  #uncorrectableChanged(): void {
+    if (this.uncorrectable.isEmpty) this.#guards &= ~Guard.Uncorrectable;
+    else this.#guards |= Guard.Uncorrectable;
+  }
+
+  /** The content of all blocks is new (Format, Sanitize): none is uncorrectable any more. */
+  async forgetUncorrectable(): Promise<void> {
+    await this.uncorrectable.forget();
+    this.#uncorrectableChanged();
+  }
+
+  /** DULBE can be served: the backend knows of each block whether it is allocated. */
+  get knowsAllocation(): boolean {
+    return this.backend.isAllocated !== undefined;
+  }
+
+  /** @param wanted some controller has DULBE set for this namespace */
+  setDeallocatedGuard(wanted: boolean): void {
+    if (wanted) this.#guards |= Guard.Deallocated;
+    else this.#guards &= ~Guard.Deallocated;
+  }
+
+  /** For tests: operations that wait at the gate. */
+  get waitingCount(): number {
+    return this.#gate.waitingCount;
   }
 }

@@ -9,6 +9,8 @@ import type { BufferPool } from '../util/buffer-pool.ts';
 import { SQE_BYTES, sqeCid, sqeFlags, sqeOpcode } from '../wire/sqe.ts';
 import type { CommandSet } from './commands/command-set.ts';
 import type { Controller } from './controller.ts';
+import { FusedPairs } from './fused-pairs.ts';
+import { GateState } from './range-gate.ts';
 import { NO_ERROR_LOCATION, Request } from './request.ts';
 
 /** What the core needs from the transport of one queue pair. */
@@ -46,6 +48,7 @@ export class QueuePair {
   #cids: Int32Array = new Int32Array(0);
   #sqes: DataView = new DataView(new ArrayBuffer(0));
   closed = false;
+  readonly #fused = new FusedPairs();
 
   /** @param commandSet what is served before Connect */
   constructor(transport: QueueTransport, commandSet: CommandSet, pool: BufferPool, depth: number) {
@@ -118,6 +121,14 @@ export class QueuePair {
     const cid = sqeCid(sqe, base);
     request.opcode = opcode;
     request.cid = cid;
+    const flags = sqeFlags(sqe, base);
+    if ((flags & 0x03) !== 0 || this.#fused.expecting) {
+      const status = this.#fused.begin(request, flags & 0x03, this.commandSet);
+      if (status !== 0) {
+        this.#cids[request.slot] = cid;
+        return status;
+      }
+    }
     const outstanding = this.requests.length - this.#freeCount;
     if (outstanding > 1 && this.#isOutstanding(cid)) return Status.CommandIdConflict | DNR;
     this.#cids[request.slot] = cid;
@@ -127,14 +138,13 @@ export class QueuePair {
       // one gate for every command; Fabrics commands pass whatever the controller's state
       if (!controller.ready && opcode !== FABRICS_OPCODE) return Status.CommandSequenceError | DNR;
     }
-    // PSDT: 01b, or 10b; 00b only where no data moves (checked with the direction); FUSE: nothing fused is supported
-    const flags = sqeFlags(sqe, base);
-    if ((flags & 0x03) !== 0 || (flags & 0xc0) === 0xc0) return request.invalidField(1, (flags & 0x03) !== 0 ? 0 : 6);
+    // PSDT: 01b, or 10b; 00b only where no data moves (checked with the direction)
+    if ((flags & 0xc0) === 0xc0) return request.invalidField(1, 6);
     const prepare = this.commandSet.prepare[opcode];
     if (prepare === undefined) return request.fail(Status.InvalidOpcode, 0);
     const status = prepare(request);
     if (status === 0 && request.direction !== 0 && (flags & 0xc0) === 0) return request.invalidField(1, 6);
-    return status;
+    return status === 0 && request.fuse !== 0 ? this.#fused.prepared(request) : status;
   }
 
   #isOutstanding(cid: number): boolean {
@@ -145,13 +155,26 @@ export class QueuePair {
 
   /** The command whose data is complete. */
   execute(request: Request): void {
-    this.commandSet.execute[request.opcode]!(request);
+    if (request.fuse !== 0) this.#fused.execute(request, this.commandSet);
+    else this.commandSet.execute[request.opcode]!(request);
   }
 
   /** The outstanding request with this CID, for Abort. */
   find(cid: number): Request | undefined {
     const slot = this.#cids.indexOf(cid);
     return slot < 0 ? undefined : this.requests[slot];
+  }
+
+  /** Takes back a command that waits in the core, not in a backend; for Abort. */
+  cancel(request: Request): boolean {
+    if (this.#fused.isWaiting(request)) {
+      request.finish(Status.CommandAbortRequested | DNR);
+      return true;
+    }
+    if (request.gateState !== GateState.Waiting || request.gateExclusive) return false;
+    request.namespace!.unlock(request);
+    request.finish(Status.CommandAbortRequested | DNR);
+    return true;
   }
 
   /** For `Request.finish` only. */
@@ -162,6 +185,7 @@ export class QueuePair {
   }
 
   #failed(request: Request): void {
+    if (request.fuse !== 0) this.#fused.failed(request, this.commandSet);
     if (request.errorLocation === NO_ERROR_LOCATION || (request.status & MORE) === 0) return;
     // a Connect that fails makes no entry (Base 2.1, section 6.3): there is no controller then
     if (this.controller === undefined) request.status &= ~MORE;
@@ -172,6 +196,7 @@ export class QueuePair {
   detached(reason: string): void {
     if (this.closed) return;
     this.closed = true;
+    for (const request of this.requests) if (this.#fused.isWaiting(request)) this.release(request);
     this.controller?.queueClosed(this, reason);
   }
 }

@@ -3,12 +3,13 @@
  * The unit of work: one command in flight. Allocated once per queue slot when the queue pair is made, reused for ever (DESIGN section 3).
  * A transport fills the SQE and moves the data; the core decides what the command means; `complete` brings it back to the transport.
  */
-import type { BlockIo } from '../backend/block-backend.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
 import { DNR, MORE, Status } from '../spec/status.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
-import type { Namespace } from './namespace.ts';
+import type { WorkMemory } from '../util/work-memory.ts';
+import type { Namespace, NamespaceIo } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
+import { type GateEntry, GateState } from './range-gate.ts';
 
 const EMPTY = new Uint8Array(0);
 /** Parameter Error Location "no specific field" (Base 2.1, Error Information log). */
@@ -17,7 +18,7 @@ export const NO_ERROR_LOCATION = 0xffff;
 /** Runs when a step of a command that takes several backend operations is done. */
 export type Continuation = (request: Request, status: number) => void;
 
-export class Request implements BlockIo {
+export class Request implements NamespaceIo {
   readonly queuePair: QueuePair;
   /** Index within the queue pair; transports use it as TTAG. */
   readonly slot: number;
@@ -61,6 +62,16 @@ export class Request implements BlockIo {
   transient = false;
   /** Buffer bytes that executing it takes (a read from a backend that lends none); decided by `QueuePair.prepare`. */
   bufferBytes = 0;
+  /** What is done to its range, and where it is at the namespace's gate (target/namespace.ts, range-gate.ts). */
+  operation = 0;
+  gateState: number = GateState.Outside;
+  gateExclusive = false;
+  gateNext: GateEntry | undefined = undefined;
+  gatePrevious: GateEntry | undefined = undefined;
+  /** Half of a fused pair: owned by `FusedPairs`. */
+  fuse = 0;
+  fuseStatus = 0;
+  partner: Request | undefined = undefined;
   #pooled: Uint8Array | undefined = undefined;
 
   constructor(queuePair: QueuePair, slot: number, sqe: DataView, sqeBase: number, pool: BufferPool) {
@@ -142,7 +153,30 @@ export class Request implements BlockIo {
     return status | DNR | MORE;
   }
 
+  get abandoned(): boolean {
+    return this.queuePair.closed;
+  }
+
+  get deallocatedIsError(): boolean {
+    return this.queuePair.controller!.deallocatedErrorNsids.has(this.namespace!.nsid);
+  }
+
+  /** Data buffers that commands work with beside their own; shared by all. */
+  get workMemory(): WorkMemory {
+    return this.#pool.work;
+  }
+
+  gateOpened(): void {
+    if (this.gateExclusive) this.#goOn(Status.Success);
+    else this.namespace!.begin(this);
+  }
+
   complete(status: number): void {
+    if (this.gateState !== GateState.Outside && !this.namespace!.ended(this, status)) return;
+    this.#goOn(status);
+  }
+
+  #goOn(status: number): void {
     const next = this.continuation;
     if (next !== undefined) {
       this.continuation = undefined;
@@ -183,6 +217,9 @@ export class Request implements BlockIo {
     this.transient = false;
     this.bufferBytes = 0;
     this.fua = false;
+    this.fuse = 0;
+    this.fuseStatus = 0;
+    this.partner = undefined;
     this.inUse = false;
   }
 }

@@ -8,6 +8,8 @@ import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkA
 import { Controller, type ControllerOptions } from './controller.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
 import type { StateStore } from './state-store.ts';
+import type { UncorrectableKeeper } from './uncorrectable.ts';
+import { savedProtection } from './write-protection.ts';
 
 /** @public */
 export interface SubsystemOptions {
@@ -56,6 +58,8 @@ export type Admission = { readonly controller: Controller } | { readonly refused
 export const CNTLID_DYNAMIC = 0xffff;
 export const CNTLID_ANY_STATIC = 0xfffe;
 export const CNTLID_MAX = 0xffef;
+
+const PROTECTIONS_ALL = 0xf;
 
 export class Subsystem {
   readonly nqn: string;
@@ -189,10 +193,9 @@ export class Subsystem {
       throw new ConfigError(`Namespace ${nsid} of ${this.nqn}: NSID must be 1 to ${this.nsidMax}`);
     }
     if (this.namespaces[nsid] !== undefined) throw new ConfigError(`Namespace ${nsid} of ${this.nqn} exists already`);
-    const namespace = new Namespace(
-      options,
-      options.uuid === undefined ? this.#makeUuid(nsid) : uuidBytes(options.uuid),
-    );
+    const uuid = options.uuid === undefined ? this.#makeUuid(nsid) : uuidBytes(options.uuid);
+    const namespace = new Namespace(options, uuid, this.#uncorrectableKeeper(options.backend, uuid));
+    namespace.writeProtection = savedProtection(this.state, namespace);
     this.namespaces[nsid] = namespace;
     this.#namespaceChanged(nsid);
     this.#anaListChanged(namespace.anagrpid);
@@ -257,6 +260,39 @@ export class Subsystem {
   /** Something that a rule of target/access.ts reads has changed. @param nsid of one namespace; default all */
   accessChanged(nsid?: number): void {
     for (const controller of this.#controllers.values()) controller.accessChanged(nsid);
+  }
+
+  /** Some controller's DULBE has changed, or the controller is gone. */
+  deallocatedErrorsChanged(): void {
+    for (const namespace of this.allocatedNamespaces()) {
+      let wanted = false;
+      for (const controller of this.#controllers.values()) {
+        wanted ||= controller.deallocatedErrorNsids.has(namespace.nsid);
+      }
+      namespace.setDeallocatedGuard(wanted);
+    }
+  }
+
+  /** What feature 84h may be set to: a bit per state (target/write-protection.ts). Protection must last as long as the blocks do. */
+  get protectionsServed(): number {
+    const lasts = this.state !== undefined || this.allocatedNamespaces().every(({ backend }) => backend.isVolatile);
+    return lasts ? PROTECTIONS_ALL : 0;
+  }
+
+  /** Feature 84h of a namespace has changed. */
+  protectionChanged(nsid: number): void {
+    this.#namespaceChanged(nsid);
+  }
+
+  /** Keeps what Write Uncorrectable did where the blocks outlive the process and there is a store; else it lasts as long as the process. */
+  #uncorrectableKeeper(backend: BlockBackend, uuid: Uint8Array): UncorrectableKeeper | undefined {
+    const { state } = this;
+    if (state === undefined || backend.isVolatile === true) return undefined;
+    const name = `uncorrectable-${Buffer.from(uuid).toString('hex')}`;
+    return {
+      load: () => (state.load(name) as [number, number][] | undefined) ?? [],
+      save: (ranges) => state.save(name, ranges.length === 0 ? undefined : ranges),
+    };
   }
 
   /** VWC: a completed write of some namespace may need a Flush to last. */

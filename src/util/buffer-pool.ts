@@ -3,6 +3,8 @@
  * Data buffers for requests that must hold their data: powers of two from 4 KiB up. Buffers are reused and zeroed on the way out of
  * a request's hands only where a later user could see old bytes: every user fills what it sends.
  */
+import { WorkMemory } from './work-memory.ts';
+
 const SHIFT_MIN = 12;
 
 export class BufferPool {
@@ -11,6 +13,8 @@ export class BufferPool {
   /** Bytes handed out now. */
   usedBytes = 0;
   #retainedBytes = 0;
+  /** Buffers that commands work with beside their own transfers. */
+  readonly work: WorkMemory = new WorkMemory(this);
 
   /** @param retainBytesMax free buffers kept for reuse; the rest goes back to the process */
   constructor(retainBytesMax: number = 64 << 20) {

@@ -43,9 +43,12 @@ describe('conformance: features', () => {
   });
 
   it('39: SEL 3 gives capabilities: changeable or not, never saveable', async () => {
-    for (const fid of [0x01, 0x02, 0x04, 0x05, 0x07, 0x0a, 0x0b, 0x0e, 0x0f]) {
+    for (const fid of [0x01, 0x02, 0x04, 0x07, 0x0a, 0x0b, 0x0e, 0x0f, 0x15, 0x16]) {
       const completion = await admin.getFeature(fid, { sel: 3 });
       expect([completion.status, completion.result0], `FID ${fid}`).to.deep.equal([0, 4]);
+    }
+    for (const fid of [0x05, 0x84]) {
+      expect((await admin.getFeature(fid, { sel: 3 })).result0, `FID ${fid}, of namespaces`).to.equal(6);
     }
     expect((await admin.getFeature(0x81, { sel: 3 })).result0, 'host identifier').to.equal(0);
     for (const sel of [4, 7]) expect((await admin.getFeature(1, { sel })).code).to.equal(INVALID_FIELD);
@@ -58,7 +61,7 @@ describe('conformance: features', () => {
   });
 
   it('an unknown feature: Invalid Field, Get and Set', async () => {
-    for (const fid of [0x00, 0x03, 0x08, 0x0c, 0x16, 0x78, 0x80, 0x82, 0x84, 0xc0, 0xff]) {
+    for (const fid of [0x00, 0x03, 0x08, 0x0c, 0x78, 0x80, 0x82, 0xc0, 0xff]) {
       expect((await admin.getFeature(fid)).code, `FID ${fid}`).to.equal(INVALID_FIELD);
       expect((await admin.setFeature(fid, 0)).code, `FID ${fid}`).to.equal(INVALID_FIELD);
     }

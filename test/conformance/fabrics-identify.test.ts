@@ -58,7 +58,7 @@ describe('conformance: Identify', () => {
     expect(data.toString('latin1', 768, 1024).split('\0')[0], 'SUBNQN').to.equal(SUBSYSTEM_NQN);
     expect(data.toString('latin1', 4, 72), 'SN, MN, FR padded with spaces').to.match(/^[\x20-\x7e]{68}$/);
     expect(data.readUInt8(77), 'MDTS: as the I/O commands have it').to.equal(8);
-    expect(data.readUInt16LE(256), 'OACS').to.equal(0);
+    expect(data.readUInt16LE(256) & 0x200, 'OACS: Get LBA Status').to.equal(0x200);
     expect(data.readUInt16LE(520) & 0x0c, 'ONCS: DSM, Write Zeroes').to.equal(0x0c);
     expect(data.readUInt8(525) & 6, 'VWC: Flush of all namespaces').to.equal(6);
   });

@@ -206,10 +206,16 @@ describe('conformance: NVMe/TCP 17.4 capsules and SGLs (target)', () => {
     expect((await run(io, { opcode: 0, flags: 0xc0, nsid: 1 })).code).to.equal(INVALID_FIELD);
   });
 
-  it('65: fused commands are not supported: Invalid Field', async () => {
-    for (const fuse of [1, 2, 3]) {
-      const fields = { opcode: 1, flags: 0x40 | fuse, nsid: 1, sgl: { id: 1, length: 512 } };
-      expect((await run(io, fields, Buffer.alloc(512))).code).to.equal(INVALID_FIELD);
+  it('65: FUSE on commands that are never fused: Invalid Field, and its data is drained', async () => {
+    for (const [opcode, fuse] of [
+      [1, 1],
+      [1, 3],
+      [2, 1],
+      [2, 2],
+      [5, 2],
+    ] as const) {
+      const fields = { opcode, flags: 0x40 | fuse, nsid: 1, sgl: { id: 1, length: 512 } };
+      expect((await run(io, fields, Buffer.alloc(512))).code, `opcode ${opcode} FUSE ${fuse}`).to.equal(INVALID_FIELD);
     }
     await expectInSync();
   });

@@ -5,6 +5,7 @@ import type { BlockBackend, BlockIo } from '../../src/backend/block-backend.ts';
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import type { Controller } from '../../src/target/controller.ts';
 import type { Port, PortOptions } from '../../src/target/port.ts';
+import type { StateStore } from '../../src/target/state-store.ts';
 import type { Subsystem, SubsystemOptions } from '../../src/target/subsystem.ts';
 import { Target } from '../../src/target/target.ts';
 import type { TcpTargetOptions } from '../../src/transport/tcp/target-link.ts';
@@ -22,6 +23,7 @@ export interface TestTargetOptions {
   /** NSID 1; default 64 MiB of memory in blocks of 512 bytes. */
   readonly backend?: BlockBackend;
   readonly clock?: ManualClock;
+  readonly state?: StateStore;
 }
 
 export class TestTarget {
@@ -225,5 +227,22 @@ export class CopyBackend implements BlockBackend {
 
   async close(): Promise<void> {
     this.release();
+  }
+}
+
+/** A store in memory: what one target leaves, the next finds. */
+export class MemoryStateStore implements StateStore {
+  readonly values = new Map<string, string>();
+  failing = false;
+
+  load(name: string): unknown {
+    const text = this.values.get(name);
+    return text === undefined ? undefined : (JSON.parse(text) as unknown);
+  }
+
+  async save(name: string, value: unknown): Promise<void> {
+    if (this.failing) throw new Error('no space');
+    if (value === undefined) this.values.delete(name);
+    else this.values.set(name, JSON.stringify(value));
   }
 }

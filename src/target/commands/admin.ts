@@ -6,6 +6,7 @@ import { type CommandHandler, type CommandSet, commandSet } from './command-set.
 import { adminFabrics } from './fabrics.ts';
 import { getFeatures, setFeatures } from './feature.ts';
 import { identify } from './identify.ts';
+import { getLbaStatus } from './lba-status.ts';
 import { getLogPage } from './log-page.ts';
 
 const asyncEventRequest: CommandHandler = {
@@ -24,7 +25,7 @@ const keepAlive: CommandHandler = {
 
 const NOT_ABORTED = 1;
 
-/** Aborts what has not reached a backend: an AER, or a command whose data or buffers are still awaited. */
+/** Aborts what has not reached a backend: an AER, or a command that waits for buffers, its other half, or a locked range. */
 const abort: CommandHandler = {
   prepare: () => 0,
   execute(request): void {
@@ -36,7 +37,7 @@ const abort: CommandHandler = {
       if (controller.asyncEvents.remove(victim)) {
         victim.finish(Status.CommandAbortRequested | DNR);
         request.result0 = 0;
-      } else if (victim.queuePair.transport.abort(victim)) {
+      } else if (victim.queuePair.transport.abort(victim) || victim.queuePair.cancel(victim)) {
         request.result0 = 0;
       }
     }
@@ -53,5 +54,6 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.GetFeatures]: getFeatures,
   [AdminOpcode.AsyncEventRequest]: asyncEventRequest,
   [AdminOpcode.KeepAlive]: keepAlive,
+  [AdminOpcode.GetLbaStatus]: getLbaStatus,
   [FABRICS_OPCODE]: adminFabrics,
 });

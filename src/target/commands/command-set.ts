@@ -12,20 +12,33 @@ export interface CommandHandler {
   readonly execute: ExecuteCommand;
 }
 
+/** Two commands that run as one when they come fused. */
+export interface FusedOperation {
+  /** Opcodes. */
+  readonly first: number;
+  readonly second: number;
+  /** Completes both. */
+  execute(first: Request, second: Request): void;
+}
+
 export interface CommandSet {
   readonly prepare: readonly (PrepareCommand | undefined)[];
   readonly execute: readonly (ExecuteCommand | undefined)[];
+  readonly fused: FusedOperation | undefined;
 }
 
 /** @param handlers by opcode */
-export function commandSet(handlers: Readonly<Record<number, CommandHandler>>): CommandSet {
+export function commandSet(
+  handlers: Readonly<Record<number, CommandHandler>>,
+  fused?: FusedOperation | undefined,
+): CommandSet {
   const prepare = new Array<PrepareCommand | undefined>(256).fill(undefined);
   const execute = new Array<ExecuteCommand | undefined>(256).fill(undefined);
   for (const [opcode, handler] of Object.entries(handlers)) {
     prepare[Number(opcode)] = handler.prepare;
     execute[Number(opcode)] = handler.execute;
   }
-  return { prepare, execute };
+  return { prepare, execute, fused };
 }
 
 /** The opcodes of a set. */

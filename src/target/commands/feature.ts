@@ -1,6 +1,7 @@
 /** Set Features and Get Features, as one table of what is served. Base 2.1 sections 5.1.11, 5.1.25; sheet: fabrics I/O and discovery controllers. */
 
 import { Feature, FeatureSelect } from '../../spec/feature.ts';
+import { NSID_ALL } from '../../spec/identify.ts';
 import { AsyncEventBit } from '../../spec/log-page.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
@@ -9,6 +10,7 @@ import { type Controller, KATO_MS_MAX, KEEP_ALIVE_GRANULARITY_100MS } from '../c
 import type { Request } from '../request.ts';
 import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
+import { IO_FEATURES } from './io-features.ts';
 
 /** One feature: absent `set` means not changeable. */
 export interface FeatureEntry {
@@ -21,8 +23,14 @@ export interface FeatureEntry {
   get(controller: Controller, request: Request): number | Uint8Array;
   /** The value without any Set Features. */
   readonly initial: number;
-  /** @returns a status */
-  readonly set?: (controller: Controller, request: Request) => number;
+  /** Its data without any Set Features, if it has any and that is not its current data. */
+  readonly initialData?: () => Uint8Array;
+  /** Absent: always. */
+  readonly isServed?: (controller: Controller) => boolean;
+  /** Default: of the controller. 'namespace': of one that is attached; 'namespace-or-all': of one, or all by FFFFFFFFh or 0. */
+  readonly scope?: 'namespace' | 'namespace-or-all';
+  /** @returns a status; or undefined: it finishes the request itself */
+  readonly set?: (controller: Controller, request: Request) => number | undefined;
 }
 
 const KATO_GRANULARITY_MS = KEEP_ALIVE_GRANULARITY_100MS * 100;
@@ -164,13 +172,13 @@ const volatileWriteCache: FeatureEntry = {
   dataBytes: 0,
   initial: 1,
   get: () => 1,
+  isServed: (controller) => controller.subsystem.hasVolatileWriteCache,
 };
 
 const ENTRIES: readonly FeatureEntry[] = [
   kept(Feature.Arbitration, 0x07, 0xffff_ff07),
   kept(Feature.PowerManagement, 0, 0xe0),
   temperatureThreshold,
-  kept(Feature.ErrorRecovery, 0, 0xffff),
   volatileWriteCache,
   numberOfQueues,
   kept(Feature.WriteAtomicityNormal, 0, 1),
@@ -178,31 +186,41 @@ const ENTRIES: readonly FeatureEntry[] = [
   timestamp,
   keepAliveTimer,
   hostIdentifier,
+  ...IO_FEATURES,
 ];
+
+const isServed = (entry: FeatureEntry, controller: Controller): boolean =>
+  (!controller.subsystem.isDiscovery || entry.onDiscovery) && entry.isServed?.(controller) !== false;
 
 /** What the controller serves, by FID. */
 export function featuresOf(controller: Controller): FeatureEntry[] {
-  const cached = controller.subsystem.hasVolatileWriteCache;
-  return ENTRIES.filter(
-    (entry) =>
-      (controller.subsystem.isDiscovery ? entry.onDiscovery : true) &&
-      (entry.fid !== Feature.VolatileWriteCache || cached),
-  );
+  return ENTRIES.filter((entry) => isServed(entry, controller));
 }
 
 function find(request: Request): FeatureEntry | undefined {
-  const controller = request.queuePair.controller!;
   const fid = sqeCdw10(request.sqe, request.sqeBase) & 0xff;
   const entry = ENTRIES[INDEX[fid]!];
-  if (entry === undefined || (controller.subsystem.isDiscovery && !entry.onDiscovery)) return undefined;
-  if (entry === volatileWriteCache && !controller.subsystem.hasVolatileWriteCache) return undefined;
-  return entry;
+  return entry !== undefined && isServed(entry, request.queuePair.controller!) ? entry : undefined;
 }
 const INDEX: readonly number[] = Array.from({ length: 256 }, (_, fid) =>
   ENTRIES.findIndex((entry) => entry.fid === fid),
 );
 
 const CDW10_SAVE = 0x8000_0000;
+
+/** NSID against what the feature belongs to. @returns 0 or a status */
+function checkScope(entry: FeatureEntry, request: Request): number {
+  const nsid = sqeNsid(request.sqe, request.sqeBase);
+  const isAll = nsid === 0 || nsid === NSID_ALL;
+  if (entry.scope === undefined) return isAll ? 0 : request.fail(SpecificStatus.FeatureNotNamespaceSpecific, 4);
+  if (isAll) {
+    if (entry.scope === 'namespace-or-all') return 0;
+    return nsid === 0 ? request.fail(Status.InvalidNamespaceOrFormat, 4) : request.invalidField(4);
+  }
+  const controller = request.queuePair.controller!;
+  if (nsid > controller.subsystem.nsidMax) return request.fail(Status.InvalidNamespaceOrFormat, 4);
+  return controller.namespace(nsid) === undefined ? request.invalidField(4) : 0;
+}
 
 export const setFeatures: CommandHandler = {
   prepare(request): number {
@@ -214,8 +232,8 @@ export const setFeatures: CommandHandler = {
     const ana = setFeaturesAna(request, entry.fid);
     if (ana !== 0) return ana;
     if (entry.set === undefined) return request.fail(SpecificStatus.FeatureNotChangeable, 40);
-    const nsid = sqeNsid(request.sqe, request.sqeBase);
-    if (nsid !== 0 && nsid !== 0xffff_ffff) return request.fail(SpecificStatus.FeatureNotNamespaceSpecific, 4);
+    const status = checkScope(entry, request);
+    if (status !== 0) return status;
     if (entry.dataBytes > 0 && entry !== hostIdentifier) {
       request.direction = Direction.HostToController;
       request.transferBytes = entry.dataBytes;
@@ -223,10 +241,12 @@ export const setFeatures: CommandHandler = {
     return 0;
   },
   execute(request): void {
-    request.finish(find(request)!.set!(request.queuePair.controller!, request));
+    const status = find(request)!.set!(request.queuePair.controller!, request);
+    if (status !== undefined) request.finish(status);
   },
 };
 
+const CAPABILITY_NAMESPACE = 0x2;
 const CAPABILITY_CHANGEABLE = 0x4;
 
 export const getFeatures: CommandHandler = {
@@ -237,6 +257,10 @@ export const getFeatures: CommandHandler = {
     if (select > FeatureSelect.Capabilities) return request.invalidField(41);
     const ana = getFeaturesAna(request, entry.fid);
     if (ana !== 0) return ana;
+    if (entry.scope !== undefined && select !== FeatureSelect.Capabilities) {
+      const status = checkScope(entry, request);
+      if (status !== 0) return status;
+    }
     const hasData = select !== FeatureSelect.Capabilities && entry.dataBytes > 0;
     if (entry === hostIdentifier && hasData && (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0)
       return request.invalidField(44);
@@ -251,9 +275,12 @@ export const getFeatures: CommandHandler = {
     const entry = find(request)!;
     const select = (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7;
     if (select === FeatureSelect.Capabilities) {
-      request.result0 = entry.set === undefined || entry === hostIdentifier ? 0 : CAPABILITY_CHANGEABLE;
+      request.result0 =
+        (entry.set === undefined || entry === hostIdentifier ? 0 : CAPABILITY_CHANGEABLE) |
+        (entry.scope === undefined ? 0 : CAPABILITY_NAMESPACE);
     } else if (entry.dataBytes > 0) {
-      request.answer(entry.get(controller, request) as Uint8Array);
+      const initial = select === FeatureSelect.Current ? undefined : entry.initialData;
+      request.answer(initial?.() ?? (entry.get(controller, request) as Uint8Array));
     } else {
       request.result0 = select === FeatureSelect.Current ? (entry.get(controller, request) as number) : entry.initial;
     }

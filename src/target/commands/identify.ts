@@ -20,7 +20,8 @@ import { ERROR_LOG_ENTRIES } from '../error-log.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
-import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS } from './limits.ts';
+import { COPY_FORMATS, copyLimits } from './copy.ts';
+import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
 
 const CSI_NVM = 0;
 const NVM_COMMAND_SET_VERSION_1_2 = 0x0001_0200;
@@ -34,9 +35,19 @@ const CMIC_ANA = 0x08;
 const LPA_EFFECTS = 0x02;
 const LPA_EXTENDED = 0x04;
 const LPA_SUPPORTED_PAGES = 0x20;
+const OACS_GET_LBA_STATUS = 0x200;
+const ONCS_COMPARE = 0x01;
+const ONCS_WRITE_UNCORRECTABLE = 0x02;
 const ONCS_DSM = 0x04;
 const ONCS_WRITE_ZEROES = 0x08;
 const ONCS_TIMESTAMP = 0x40;
+const ONCS_VERIFY = 0x80;
+const ONCS_COPY = 0x100;
+/** All that one Copy writes counts as one write. */
+const ONCS_COPY_ATOMIC = 0x200;
+/** NSZ in Write Zeroes. */
+const ONCS_NAMESPACE_ZEROES = 0x1000;
+const FUSES_COMPARE_AND_WRITE = 0x01;
 const VWC_PRESENT = 0x01;
 /** Flush with NSID FFFFFFFFh is supported. */
 const VWC_FLUSH_ALL = 0x06;
@@ -50,6 +61,8 @@ const DCTYPE_DDC = 1;
 const ENTRY_SIZES_64 = 0x66;
 const ENTRY_SIZES_16 = 0x44;
 const NMIC_SHARED = 0x01;
+const NSFEAT_ATOMICS = 0x02;
+const NSFEAT_DEALLOCATED_ERROR = 0x04;
 const NSFEAT_IDS_NEVER_REUSED = 0x08;
 const NSFEAT_OPTPERF = 0x10;
 const DLFEAT_READS_ZERO = 0x01;
@@ -120,6 +133,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     capacity += BigInt(namespace.blockCount) * BigInt(namespace.blockSize);
   return identifyControllerCodec.encode({
     ...common,
+    oacs: OACS_GET_LBA_STATUS,
     cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER | CMIC_ANA,
     oaes: AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange,
     anatt: subsystem.ana.transitionSeconds,
@@ -134,10 +148,35 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     cqes: ENTRY_SIZES_16,
     nn: subsystem.nsidMax,
     mnan: subsystem.nsidMax,
-    oncs: ONCS_DSM | ONCS_WRITE_ZEROES | ONCS_TIMESTAMP,
+    // no size limits (CNS 06h): each bit is set
+    oncs:
+      ONCS_COMPARE |
+      ONCS_WRITE_UNCORRECTABLE |
+      ONCS_DSM |
+      ONCS_WRITE_ZEROES |
+      ONCS_TIMESTAMP |
+      ONCS_VERIFY |
+      ONCS_COPY |
+      ONCS_COPY_ATOMIC |
+      ONCS_NAMESPACE_ZEROES,
+    fuses: FUSES_COMPARE_AND_WRITE,
+    ocfs: COPY_FORMATS,
+    // one bit per state beyond "none and protected", which come together
+    nwpc: subsystem.protectionsServed >>> 1,
+    // AWUN, AWUPF, ACWU: one block, whatever the backend; what a namespace adds is in its own structure
     vwc: (subsystem.hasVolatileWriteCache ? VWC_PRESENT : 0) | VWC_FLUSH_ALL,
     fcatt: subsystem.controllerModel === 'static' ? FCATT_STATIC : 0,
   });
+}
+
+/**
+ * 0's based blocks, 0: as the controller says (one block). A backend's atomic unit holds for writes inside one unit, so it is the boundary, too.
+ * Compare and Write has its range for itself, up to the largest transfer; where reads lend memory, it is whole only within the unit.
+ */
+function atomicUnits(namespace: Namespace): { nawun: number; nabsn: number; nacwu: number } {
+  const blocks = (bytes: number): number => Math.max(1, bytes / namespace.blockSize) - 1;
+  const unit = blocks(namespace.backend.atomicBytes ?? 0);
+  return { nawun: unit, nabsn: unit, nacwu: namespace.readNeedsBuffer ? blocks(TRANSFER_BYTES_MAX) : unit };
 }
 
 function identifyNamespace(namespace: Namespace, controller: Controller): Uint8Array {
@@ -156,18 +195,24 @@ function identifyNamespace(namespace: Namespace, controller: Controller): Uint8A
       : allocated === undefined
         ? size
         : BigInt(Math.min(Math.ceil(allocated / namespace.blockSize), namespace.blockCount)),
-    nsfeat: NSFEAT_IDS_NEVER_REUSED | NSFEAT_OPTPERF,
+    nsfeat:
+      NSFEAT_ATOMICS |
+      (namespace.knowsAllocation ? NSFEAT_DEALLOCATED_ERROR : 0) |
+      NSFEAT_IDS_NEVER_REUSED |
+      NSFEAT_OPTPERF,
     nlbaf: 0,
     flbas: 0,
     nmic: NMIC_SHARED,
     dlfeat: readsZero ? DLFEAT_READS_ZERO | DLFEAT_WRITE_ZEROES_DEAC : 0,
+    ...atomicUnits(namespace),
+    ...copyLimits(namespace.blockSize),
     nvmcap: hidden ? 0n : size * BigInt(namespace.blockSize),
     npwg: page,
     npwa: page,
     npdg: page,
     npda: page,
     anagrpid: namespace.anagrpid,
-    nsattr: namespace.readOnly ? NSATTR_WRITE_PROTECTED : 0,
+    nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
     nguid: namespace.nguid,
     eui64: namespace.eui64,
     lbaf: [{ ms: 0, lbads: namespace.blockShift, rp: 0 }],
@@ -207,7 +252,7 @@ const BUILDERS: Readonly<Record<number, Build>> = {
       nsfeat: NSFEAT_IDS_NEVER_REUSED | (namespace.backend.volatileWriteCache ? 0 : 0x20),
       nmic: NMIC_SHARED,
       anagrpid: namespace.anagrpid,
-      nsattr: namespace.readOnly ? NSATTR_WRITE_PROTECTED : 0,
+      nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
       nstat: NSTAT_READY,
     }),
   ),

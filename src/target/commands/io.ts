@@ -4,65 +4,36 @@
 import { NSID_ALL } from '../../spec/identify.ts';
 import { Direction, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, Status } from '../../spec/status.ts';
-import { sqeBlockCount, sqeCdw10, sqeCdw11, sqeCdw12, sqeNsid, sqeSlba } from '../../wire/sqe.ts';
-import { Access, refusalOf } from '../access.ts';
+import { sqeCdw10, sqeCdw11, sqeCdw12, sqeNsid } from '../../wire/sqe.ts';
+import { Access } from '../access.ts';
 import { anaStatusOfAll } from '../ana-access.ts';
-import type { Controller } from '../controller.ts';
-import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
+import { admitted, blockRange } from './admitted.ts';
 import { type CommandSet, commandSet } from './command-set.ts';
+import { compare, compareAndWrite, verify } from './compare.ts';
+import { copy } from './copy.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
+import { writeUncorrectable } from './write-uncorrectable.ts';
 
 const CDW12_FUA = 0x4000_0000;
 const CDW12_DEAC = 0x0200_0000;
+const CDW12_NSZ = 0x0080_0000;
+/** DW0 of Write Zeroes: the whole namespace was zeroed. */
+const NAMESPACE_ZEROED = 1;
 /** PRINFO.PRCHK and STC, which Write Zeroes must leave 0. */
 const CDW12_CHECKS = 0x1d00_0000;
 const DSM_DEALLOCATE = 0x4;
 const DSM_RANGE_BYTES = 16;
-
-/**
- * The namespace of the command, if the command may have it now; undefined after `request.status` was set to why not.
- * @param need `Access` bits
- */
-export function admitted(request: Request, need: number): Namespace | undefined {
-  const nsid = sqeNsid(request.sqe, request.sqeBase);
-  const controller = request.queuePair.controller!;
-  const access = nsid < controller.access.length ? controller.access[nsid]! : 0;
-  if ((access & need) !== need) {
-    request.status = refused(request, controller, nsid, need);
-    return undefined;
-  }
-  const namespace = controller.subsystem.namespaces[nsid]!;
-  request.namespace = namespace;
-  return namespace;
-}
-
-function refused(request: Request, controller: Controller, nsid: number, need: number): number {
-  const status = refusalOf(controller, controller.subsystem.namespaces[nsid], need);
-  if (status !== undefined) return status;
-  const valid = nsid !== 0 && nsid <= controller.subsystem.nsidMax;
-  return request.fail(valid ? Status.InvalidField : Status.InvalidNamespaceOrFormat, 4);
-}
 
 const READ = Access.Attached | Access.Read;
 const WRITE = Access.Attached | Access.Write;
 const FLUSH = Access.Attached | Access.Flush;
 const HINT = Access.Attached | Access.Reachable;
 
-/** SLBA and NLB against the namespace; sets the request's range. */
-function range(request: Request, namespace: Namespace): number {
-  const slba = sqeSlba(request.sqe, request.sqeBase);
-  const blocks = sqeBlockCount(request.sqe, request.sqeBase);
-  if (slba + blocks > namespace.blockCount) return Status.LbaOutOfRange | DNR;
-  request.offsetBytes = slba * namespace.blockSize;
-  request.lengthBytes = blocks << namespace.blockShift;
-  return 0;
-}
-
 function prepareRead(request: Request): number {
   const namespace = admitted(request, READ);
   if (namespace === undefined) return request.status;
-  const status = range(request, namespace);
+  const status = blockRange(request, namespace);
   if (status !== 0) return status;
   const bytes = request.lengthBytes;
   if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(48);
@@ -80,7 +51,7 @@ function executeRead(request: Request): void {
 function prepareWrite(request: Request): number {
   const namespace = admitted(request, WRITE);
   if (namespace === undefined) return request.status;
-  const status = range(request, namespace);
+  const status = blockRange(request, namespace);
   if (status !== 0) return status;
   const bytes = request.lengthBytes;
   if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(48);
@@ -131,12 +102,19 @@ function prepareWriteZeroes(request: Request): number {
   const cdw12 = sqeCdw12(request.sqe, request.sqeBase);
   if ((cdw12 & CDW12_CHECKS) !== 0) return request.invalidField(51);
   request.fua = (cdw12 & CDW12_FUA) !== 0;
-  return range(request, namespace);
+  if ((cdw12 & CDW12_NSZ) === 0) return blockRange(request, namespace);
+  // the whole namespace, which only deallocation makes quick: SLBA and NLB are ignored
+  if ((cdw12 & CDW12_DEAC) === 0 || !namespace.backend.readsZeroAfterDeallocate) return request.invalidField(50, 7);
+  request.offsetBytes = 0;
+  request.lengthBytes = namespace.blockCount * namespace.blockSize;
+  request.result0 = NAMESPACE_ZEROED;
+  return 0;
 }
 
 function executeWriteZeroes(request: Request): void {
   const mayDeallocate = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_DEAC) !== 0;
-  request.namespace!.writeZeroes(request, mayDeallocate && request.namespace!.backend.readsZeroAfterDeallocate);
+  const namespace = request.namespace!;
+  namespace.writeZeroes(request, mayDeallocate && namespace.backend.readsZeroAfterDeallocate);
 }
 
 function prepareDsm(request: Request): number {
@@ -189,10 +167,17 @@ function deallocateNext(request: Request, status: number): void {
 }
 
 /** What an I/O queue serves. */
-export const ioCommandSet: CommandSet = commandSet({
-  [IoOpcode.Flush]: { prepare: prepareFlush, execute: executeFlush },
-  [IoOpcode.Write]: { prepare: prepareWrite, execute: executeWrite },
-  [IoOpcode.Read]: { prepare: prepareRead, execute: executeRead },
-  [IoOpcode.WriteZeroes]: { prepare: prepareWriteZeroes, execute: executeWriteZeroes },
-  [IoOpcode.DatasetManagement]: { prepare: prepareDsm, execute: executeDsm },
-});
+export const ioCommandSet: CommandSet = commandSet(
+  {
+    [IoOpcode.Flush]: { prepare: prepareFlush, execute: executeFlush },
+    [IoOpcode.Write]: { prepare: prepareWrite, execute: executeWrite },
+    [IoOpcode.Read]: { prepare: prepareRead, execute: executeRead },
+    [IoOpcode.WriteZeroes]: { prepare: prepareWriteZeroes, execute: executeWriteZeroes },
+    [IoOpcode.DatasetManagement]: { prepare: prepareDsm, execute: executeDsm },
+    [IoOpcode.WriteUncorrectable]: writeUncorrectable,
+    [IoOpcode.Compare]: compare,
+    [IoOpcode.Verify]: verify,
+    [IoOpcode.Copy]: copy,
+  },
+  compareAndWrite,
+);

@@ -2,7 +2,7 @@
 
 import { NSID_ALL } from '../../spec/identify.ts';
 import { LogPage } from '../../spec/log-page.ts';
-import { Direction, FABRICS_OPCODE, IoOpcode } from '../../spec/opcode.ts';
+import { AdminOpcode, Direction, FABRICS_OPCODE, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { encodeNsidList } from '../../wire/cold/lists.ts';
 import { encodeAnaLog } from '../../wire/cold/log-ana.ts';
@@ -19,6 +19,7 @@ import type { Request } from '../request.ts';
 import { type CommandHandler, opcodesOf } from './command-set.ts';
 import { featuresOf } from './feature.ts';
 import { ioCommandSet } from './io.ts';
+import { lbaStatusLog } from './lba-status.ts';
 import { FIRMWARE_REVISION, TRANSFER_BYTES_MAX } from './limits.ts';
 
 interface LogEntry {
@@ -40,7 +41,14 @@ const DATA_UNIT_BYTES = 512_000;
 const CSUPP = 0x1;
 const LBCC = 0x2;
 /** No scope is reported for commands: Linux hosts warn of "unusual effects" where it is. */
-const CHANGES_BLOCKS: readonly number[] = [IoOpcode.Write, IoOpcode.WriteZeroes, IoOpcode.DatasetManagement];
+const CHANGES_BLOCKS: readonly number[] = [
+  IoOpcode.Write,
+  IoOpcode.WriteUncorrectable,
+  IoOpcode.WriteZeroes,
+  IoOpcode.DatasetManagement,
+  IoOpcode.Copy,
+];
+const NOT_ON_DISCOVERY: readonly number[] = [AdminOpcode.GetLbaStatus];
 const FEATURE_SCOPE_CONTROLLER = 1 << 21;
 const TRTYPE_TCP = 3;
 
@@ -97,6 +105,7 @@ function effects(request: Request, controller: Controller): Uint8Array | number 
   const acs = new Array<number>(256).fill(0);
   const iocs = new Array<number>(256).fill(0);
   for (const opcode of opcodesOf(request.queuePair.commandSet)) {
+    if (controller.subsystem.isDiscovery && NOT_ON_DISCOVERY.includes(opcode)) continue;
     if (opcode !== FABRICS_OPCODE) acs[opcode] = CSUPP;
   }
   if (!controller.subsystem.isDiscovery) {
@@ -153,6 +162,14 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
   },
   [LogPage.CommandsSupportedAndEffects]: { onIo: true, onDiscovery: true, build: effects },
   [LogPage.Ana]: { onIo: true, onDiscovery: false, build: asymmetricAccess },
+  [LogPage.LbaStatus]: {
+    onIo: true,
+    onDiscovery: false,
+    build: lbaStatusLog,
+    clear(controller): void {
+      controller.lbaStatusLog = undefined;
+    },
+  },
   [LogPage.FeatureEffects]: { onIo: true, onDiscovery: true, build: featureEffects },
   [LogPage.Discovery]: {
     onIo: false,

@@ -180,7 +180,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
 
   /** Counts `bytes` of buffer for the request; if there are too many already, parks it until others are released. */
   #count(request: Request, bytes: number): boolean {
-    if (this.#bufferBytes > 0 && this.#bufferBytes + bytes > this.#link.options.bufferBytesMax) {
+    if (!this.#hasRoom(request, bytes)) {
       request.transportState |= Slot.Parked;
       this.#parked.push(request);
       return false;
@@ -190,12 +190,18 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     return true;
   }
 
+  /** The second of a fused pair never waits for what its own first holds. */
+  #hasRoom(request: Request, bytes: number): boolean {
+    if (this.#bufferBytes === 0 || this.#bufferBytes + bytes <= this.#link.options.bufferBytesMax) return true;
+    return request.partner !== undefined && request.partner.countedBytes > 0;
+  }
+
   /** Buffers were given back: parked commands go on, oldest first. */
   #unpark(): void {
     while (this.#parked.length > 0) {
       const request = this.#parked[0]!;
       const bytes = request.direction === 1 ? request.transferBytes : request.bufferBytes;
-      if (this.#bufferBytes > 0 && this.#bufferBytes + bytes > this.#link.options.bufferBytesMax) return;
+      if (!this.#hasRoom(request, bytes)) return;
       this.#parked.shift();
       request.transportState &= ~Slot.Parked;
       if (request.direction === 1) this.solicit(request);

@@ -1,0 +1,155 @@
+/** Copy: several source ranges, one destination. NVM Command Set 1.2 section 3.3.2. */
+import { Direction } from '../../spec/opcode.ts';
+import { DNR, IoStatus, Status } from '../../spec/status.ts';
+import { sqeCdw12, sqeSlba } from '../../wire/sqe.ts';
+import { Access, refusalOf } from '../access.ts';
+import type { Controller } from '../controller.ts';
+import { CopyJob, type CopySource } from '../copy-job.ts';
+import type { Namespace } from '../namespace.ts';
+import type { Request } from '../request.ts';
+import { admitted } from './admitted.ts';
+import type { CommandHandler } from './command-set.ts';
+
+/**
+ * OCFS: descriptor formats 0 (sources in the destination namespace) and 2 (any namespace). Formats 1 and 3 belong to namespaces with 32-bit or
+ * 64-bit guards, which there are none of.
+ */
+export const COPY_FORMATS = 0x05;
+const FORMAT_WITHIN_NAMESPACE = 0;
+const DESCRIPTOR_BYTES = 32;
+const SOPT_FAST_COPY_ONLY = 0x8000;
+const CDW12_FUA = 0x4000_0000;
+
+const COPY_BYTES_MAX = 16 << 20;
+const RANGE_BYTES_MAX = 4 << 20;
+const RANGES_MAX = 128;
+
+/** MSSRL, MCL (blocks) and MSRC (0's based). */
+export function copyLimits(blockSize: number): { readonly mssrl: number; readonly mcl: number; readonly msrc: number } {
+  return { mssrl: RANGE_BYTES_MAX / blockSize, mcl: COPY_BYTES_MAX / blockSize, msrc: RANGES_MAX - 1 };
+}
+
+const READ = Access.Attached | Access.Read;
+const WRITE = Access.Attached | Access.Write;
+
+const formatOf = (request: Request): number => (sqeCdw12(request.sqe, request.sqeBase) >>> 8) & 0xf;
+
+export const copy: CommandHandler = {
+  prepare(request): number {
+    const namespace = admitted(request, WRITE);
+    if (namespace === undefined) return request.status;
+    const format = formatOf(request);
+    const { copyFormatsEnabled } = request.queuePair.controller!.hostBehavior;
+    const enabled = format === FORMAT_WITHIN_NAMESPACE || (copyFormatsEnabled & (1 << format)) !== 0;
+    if ((COPY_FORMATS & (1 << format)) === 0 || !enabled) return request.invalidField(49);
+    const ranges = (sqeCdw12(request.sqe, request.sqeBase) & 0xff) + 1;
+    if (ranges > RANGES_MAX) return request.fail(IoStatus.CommandSizeLimitExceeded, 48);
+    if (sqeSlba(request.sqe, request.sqeBase) >= namespace.blockCount) return Status.LbaOutOfRange | DNR;
+    request.direction = Direction.HostToController;
+    request.transferBytes = ranges * DESCRIPTOR_BYTES;
+    return 0;
+  },
+  execute(request): void {
+    request.retain();
+    const plan = planOf(request);
+    if (typeof plan === 'number') {
+      request.finish(plan);
+      return;
+    }
+    const { sources, fault } = plan;
+    const fua = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_FUA) !== 0;
+    CopyJob.start(request, { sources, mayRun: () => mayRun(request, sources), fua }, (status, completeCount) => {
+      const final = status !== 0 ? status : fault;
+      request.result0 = final === 0 ? 0 : completeCount;
+      request.finish(final);
+    });
+  },
+};
+
+interface Plan {
+  /** What can be copied: up to the first range that cannot. */
+  readonly sources: readonly CopySource[];
+  /** What is wrong with the range after those, or 0. */
+  readonly fault: number;
+}
+
+/** @returns a status where nothing at all is copied */
+function planOf(request: Request): Plan | number {
+  const namespace = request.namespace!;
+  const controller = request.queuePair.controller!;
+  const data = request.data();
+  const view = new DataView(data.buffer, data.byteOffset, request.transferBytes);
+  const { mssrl, mcl } = copyLimits(namespace.blockSize);
+  const sdlba = sqeSlba(request.sqe, request.sqeBase);
+  let blocks = 0;
+  for (let at = 0; at < view.byteLength; at += DESCRIPTOR_BYTES) {
+    const count = view.getUint16(at + 16, true) + 1;
+    if (count > mssrl) return IoStatus.CommandSizeLimitExceeded | DNR;
+    blocks += count;
+  }
+  if (blocks > mcl) return IoStatus.CommandSizeLimitExceeded | DNR;
+  if (sdlba + blocks > namespace.blockCount) return Status.LbaOutOfRange | DNR;
+  request.offsetBytes = sdlba * namespace.blockSize;
+  request.lengthBytes = blocks * namespace.blockSize;
+
+  const sources: CopySource[] = [];
+  const within = formatOf(request) === FORMAT_WITHIN_NAMESPACE;
+  let fault = 0;
+  for (let at = 0; at < view.byteLength; at += DESCRIPTOR_BYTES) {
+    const source = sourceOf(view, at, within ? namespace.nsid : view.getUint32(at, true), controller, namespace);
+    if (typeof source === 'number') {
+      fault ||= source;
+      continue;
+    }
+    // within one namespace, overlapping is the host's business; of these formats, it is an error
+    if (!within && source.namespace === namespace && overlaps(source, request))
+      return IoStatus.OverlappingIoRange | DNR;
+    if (fault === 0) sources.push(source);
+  }
+  return { sources, fault };
+}
+
+const overlaps = (one: CopySource, other: { readonly offsetBytes: number; readonly lengthBytes: number }): boolean =>
+  one.offsetBytes < other.offsetBytes + other.lengthBytes && other.offsetBytes < one.offsetBytes + one.lengthBytes;
+
+/** One descriptor. @returns why it cannot be copied, or where it is */
+function sourceOf(
+  view: DataView,
+  at: number,
+  nsid: number,
+  controller: Controller,
+  destination: Namespace,
+): CopySource | number {
+  if (nsid === 0 || nsid > controller.subsystem.nsidMax) return Status.InvalidNamespaceOrFormat | DNR;
+  const namespace = controller.subsystem.namespaces[nsid];
+  if (!isReadable(controller, nsid)) return refusalOf(controller, namespace, READ) ?? Status.InvalidField | DNR;
+  if (namespace!.blockSize !== destination.blockSize) return IoStatus.IncompatibleNamespaceOrFormat | DNR;
+  if ((view.getUint16(at + 22, true) & SOPT_FAST_COPY_ONLY) !== 0) return IoStatus.FastCopyNotPossible | DNR;
+  const slba = view.getUint32(at + 8, true) + view.getUint32(at + 12, true) * 2 ** 32;
+  const blocks = view.getUint16(at + 16, true) + 1;
+  if (slba + blocks > namespace!.blockCount) return Status.LbaOutOfRange | DNR;
+  return {
+    namespace: namespace!,
+    offsetBytes: slba * destination.blockSize,
+    lengthBytes: blocks * destination.blockSize,
+  };
+}
+
+const isReadable = (controller: Controller, nsid: number): boolean => (controller.access[nsid]! & READ) === READ;
+
+/** The gate once more, between the parts of a long copy. @returns 0, or why it must not go on */
+function mayRun(request: Request, sources: readonly CopySource[]): number {
+  const controller = request.queuePair.controller!;
+  const { namespaces } = controller.subsystem;
+  if (request.abandoned) return Status.AbortedSqDeletion;
+  const destination = request.namespace!;
+  if ((controller.access[destination.nsid]! & WRITE) !== WRITE || namespaces[destination.nsid] !== destination) {
+    return refusalOf(controller, namespaces[destination.nsid], WRITE) ?? Status.InvalidField | DNR;
+  }
+  for (const { namespace } of sources) {
+    if (!isReadable(controller, namespace.nsid) || namespaces[namespace.nsid] !== namespace) {
+      return refusalOf(controller, namespaces[namespace.nsid], READ) ?? Status.InvalidField | DNR;
+    }
+  }
+  return 0;
+}
