@@ -64,6 +64,7 @@ export class TestTarget {
       clock,
       discoveryNqn: UNIQUE_DISCOVERY_NQN,
       tcp: options.tcp,
+      state: options.state,
       events: {
         connectionClosed: (_port, _peer, reason) => closed.push(reason),
         fatal: (_controller, error) => fatal.push(error),

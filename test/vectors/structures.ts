@@ -141,6 +141,24 @@ const supportedLogPages: Layout = { codec: wire.supportedLogPagesCodec, size: 10
 const featureEffects: Layout = { codec: wire.featureEffectsCodec, size: 1024, fields: 'fis 0..1023 [4]' };
 
 /** Base 2.1 section 5.1.25.1.14. */
+/** NVM Command Set 1.2 sections 4.2.1 and 4.1.4.5. */
+const lbaStatus: Layout = { codec: wire.lbaStatusCodec, size: 8, fields: 'nlsd 0..3, cmpc 4' };
+const lbaStatusDescriptor: Layout = {
+  codec: wire.lbaStatusDescriptorCodec,
+  size: 16,
+  fields: 'dslba 0..7, nlb 8..11, status 13 /07',
+};
+const lbaStatusLog: Layout = {
+  codec: wire.lbaStatusLogCodec,
+  size: 16,
+  fields: 'lslplen 0..3, nlslne 4..7, estulb 8..11, lsgc 14..15',
+};
+const lbaStatusLogElement: Layout = {
+  codec: wire.lbaStatusLogElementCodec,
+  size: 16,
+  fields: 'neid 0..3, nlrd 4..7, ratype 8',
+};
+
 const hostBehavior: Layout = {
   codec: wire.hostBehaviorCodec,
   size: 512,
@@ -172,4 +190,8 @@ export const LAYOUTS: Readonly<Record<string, Layout>> = {
   supportedLogPages,
   featureEffects,
   hostBehavior,
+  lbaStatus,
+  lbaStatusDescriptor,
+  lbaStatusLog,
+  lbaStatusLogElement,
 };
