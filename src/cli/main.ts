@@ -2,6 +2,7 @@
 /** The `nvmeferry` command. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { registerConformance } from './conformance/register.ts';
 import { registerDemoCommand } from './demo.ts';
 import { ExitCode, exitCodeOf, oneLine } from './exit.ts';
 import { registerHostCommands } from './host/register.ts';
@@ -20,6 +21,7 @@ export function makeProgram(): Command {
   registerTargetCommand(program);
   registerDemoCommand(program);
   registerHostCommands(program);
+  registerConformance(program);
   return program;
 }
 
