@@ -3,6 +3,7 @@
  * @packageDocumentation
  */
 export { AdminQueue, type PassthruCommand, type PassthruResult } from './initiator/admin-queue.ts';
+export { readAnaLog, reportsAna } from './initiator/ana-log.ts';
 export type { AsyncEvent } from './initiator/async-events.ts';
 export {
   type FeatureOptions,
@@ -22,8 +23,16 @@ export {
 } from './initiator/discovery.ts';
 export { defaultHostIdentity, type HostIdentity } from './initiator/identity.ts';
 export { IoDispatcher } from './initiator/io-dispatcher.ts';
+export {
+  type MultipathEvents,
+  type MultipathOptions,
+  MultipathSubsystem,
+} from './initiator/multipath/multipath-subsystem.ts';
+export type { PathPolicy } from './initiator/multipath/namespace-paths.ts';
+export type { MultipathPath } from './initiator/multipath/path.ts';
 export { HostNamespace, type IoOptions } from './initiator/namespace.ts';
+export type { IoSubmitter, NamespaceOwner } from './initiator/namespace-owner.ts';
 export type { HostOptions } from './initiator/options.ts';
 export { type CommandDone, HostQueuePair } from './initiator/queue-pair.ts';
 export { formatNvmeUri, isNvmeUri, type NvmeUri, parseNvmeUri } from './initiator/uri.ts';
-export { ConfigError, NvmeofError, NvmeStatusError, TransportError } from './util/error.ts';
+export { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from './util/error.ts';

@@ -15,6 +15,7 @@ import { HostConnection } from '../transport/tcp/host-connection.ts';
 import type { Timer } from '../util/clock.ts';
 import { NvmeofError, NvmeStatusError, TransportError } from '../util/error.ts';
 import { Cattr, connectCommandCodec, connectDataCodec } from '../wire/cold/connect.ts';
+import { hostBehaviorCodec } from '../wire/cold/host-behavior.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
 import { AdminQueue } from './admin-queue.ts';
 import { type AsyncEvent, AsyncEventRequests } from './async-events.ts';
@@ -131,6 +132,7 @@ export class Association implements QueuePairOwner {
     this.#checkIdentify();
     if (options.katoMs !== 0) this.#startKeepAlive();
     if (options.ioQueues > 0 && this.#identify.cntrltype !== ControllerType.Discovery) await this.#connectIo();
+    await this.#acceptRetryDelays();
     await this.#startEvents();
   }
 
@@ -341,6 +343,18 @@ export class Association implements QueuePairOwner {
       connecting.lostError = this.#lost;
       await this.#connectQueue(connecting, i + 1, entries - 1);
     }
+  }
+
+  /** ACRE: a controller that has retry delays (CRDT) reports them only to hosts that say so. Base 2.1 section 5.1.25.1.14. */
+  async #acceptRetryDelays(): Promise<void> {
+    const { crdt1, crdt2, crdt3 } = this.#identify;
+    if (crdt1 + crdt2 + crdt3 === 0) return;
+    // a refusal only means that the delays are not told
+    await this.#admin.passthru({
+      opcode: AdminOpcode.SetFeatures,
+      cdw10: Feature.HostBehaviorSupport,
+      data: hostBehaviorCodec.encode({ acre: 1 }),
+    });
   }
 
   async #startEvents(): Promise<void> {

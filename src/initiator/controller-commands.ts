@@ -33,6 +33,8 @@ export interface GetLogPageOptions {
   /** Command Set Identifier. */
   readonly csi?: number;
   readonly uuidIndex?: number;
+  /** Most bytes asked for in one command, a multiple of 4; default 4096. */
+  readonly bytesPerCommand?: number;
 }
 
 /** Most bytes asked for in one Get Log Page. */
@@ -86,7 +88,7 @@ export async function getLogPage(execute: ExecuteAdmin, options: GetLogPageOptio
   }
   const page = new Uint8Array(bytes);
   for (let done = 0; done < bytes; ) {
-    const length = Math.min(LOG_CHUNK_BYTES, bytes - done);
+    const length = Math.min(options.bytesPerCommand ?? LOG_CHUNK_BYTES, bytes - done);
     const last = done + length === bytes;
     const retain = (options.retainEvent ?? false) || !last;
     const offset = (options.offset ?? 0) + done;

@@ -16,6 +16,7 @@ import type { AsyncEvent } from './async-events.ts';
 import * as commands from './controller-commands.ts';
 import { IoDispatcher } from './io-dispatcher.ts';
 import type { HostNamespace } from './namespace.ts';
+import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
 import { NamespaceSet } from './namespace-set.ts';
 import { type HostOptions, type ResolvedHostOptions, resolveOptions } from './options.ts';
 
@@ -47,10 +48,10 @@ export interface FeatureOptions {
 const STAY_ALIVE_MS = 60_000;
 
 /** @public */
-export class HostController extends EventEmitter<HostControllerEvents> {
+export class HostController extends EventEmitter<HostControllerEvents> implements NamespaceOwner {
   readonly options: ResolvedHostOptions;
   /** The callback data path: I/O commands on whatever association there is. */
-  readonly io: IoDispatcher = new IoDispatcher();
+  readonly io: IoDispatcher;
   readonly #namespaces: NamespaceSet;
   readonly #hooks: AssociationHooks;
   #association: Association | undefined;
@@ -88,6 +89,7 @@ export class HostController extends EventEmitter<HostControllerEvents> {
   private constructor(options: ResolvedHostOptions) {
     super();
     this.options = options;
+    this.io = new IoDispatcher(options.failFast);
     this.#namespaces = new NamespaceSet(this);
     this.#hooks = {
       lost: (association, error) => this.#onLost(association, error),
@@ -109,6 +111,11 @@ export class HostController extends EventEmitter<HostControllerEvents> {
   /** The association of the moment; undefined while not live. */
   get association(): Association | undefined {
     return this.#association;
+  }
+
+  /** Why there is no association now; undefined if it was never lost, or lives. */
+  get lostError(): TransportError | undefined {
+    return this.#lostError;
   }
 
   get cntlid(): number {
@@ -338,6 +345,14 @@ export class HostController extends EventEmitter<HostControllerEvents> {
   /** What a failed I/O command means: for the promise calls of namespaces. */
   ioError(what: string, status: number, result: number): NvmeofError | undefined {
     return commandError(what, 'io', status, result, this.#lostError);
+  }
+
+  cancelIo(context: Cancellable): number {
+    const association = this.#association;
+    for (const queuePair of association?.ioQueuePairs ?? []) {
+      for (const command of queuePair.findAll(context)) association?.abortCommand(queuePair, command);
+    }
+    return this.io.cancelWaiting(context);
   }
 
   identifyController(): Promise<IdentifyController> {

@@ -7,6 +7,7 @@ import { PathStatus } from '../spec/status.ts';
 import { type CommandDone, type HostCommand, NO_DATA } from '../transport/tcp/host-command.ts';
 import { SQE_BYTES } from '../wire/sqe.ts';
 import { buildSqe } from './admin-queue.ts';
+import type { Cancellable, IoSubmitter } from './namespace-owner.ts';
 import type { HostQueuePair } from './queue-pair.ts';
 
 /** A command that waits for a slot or for the controller. */
@@ -20,22 +21,32 @@ interface WaitingIo {
   readonly context: unknown;
 }
 
-/** A context that may say that its commands are no longer wanted: they are not sent again then. */
-export interface Cancellable {
-  readonly cancelled: boolean;
+/** Who waits for a slot of the dispatcher's queue pairs. */
+export interface SlotWaiter {
+  slotFree(): void;
 }
 
 const FUA = 0x4000_0000;
 const DEAC = 0x0200_0000;
 
 /** @public */
-export class IoDispatcher {
+export class IoDispatcher implements IoSubmitter {
   #queuePairs: readonly HostQueuePair[] = [];
   #next = 0;
   #waiting: WaitingIo[] = [];
-  #failFast = false;
+  /** Nothing waits for a connection: see `HostOptions.failFast`. */
+  readonly #alwaysFailFast: boolean;
+  #failFast: boolean;
+  /** Someone who uses `pickFree` waits for a slot. */
+  #slotWaiter: SlotWaiter | undefined;
   /** Commands that were sent again after a loss, for statistics. */
   replayedCount = 0;
+
+  /** @param failFast I/O is not kept over a loss */
+  constructor(failFast = false) {
+    this.#alwaysFailFast = failFast;
+    this.#failFast = failFast;
+  }
 
   /** Commands that wait for a slot or for the controller. */
   get waitingCount(): number {
@@ -114,10 +125,11 @@ export class IoDispatcher {
   /** The next queue pair with a free slot, unless others wait already. */
   #pick(): HostQueuePair | undefined {
     if (this.#waiting.length !== 0) return undefined;
-    return this.#pickFree();
+    return this.pickFree();
   }
 
-  #pickFree(): HostQueuePair | undefined {
+  /** A queue pair with a free slot, in turn. */
+  pickFree(): HostQueuePair | undefined {
     const pairs = this.#queuePairs;
     for (let tries = pairs.length; tries > 0; tries--) {
       this.#next = this.#next + 1 >= pairs.length ? 0 : this.#next + 1;
@@ -154,27 +166,47 @@ export class IoDispatcher {
   attach(queuePairs: readonly HostQueuePair[]): void {
     this.#queuePairs = queuePairs;
     this.#next = 0;
-    this.#failFast = false;
+    this.#failFast = this.#alwaysFailFast;
     this.#send();
   }
 
   /** A queue pair has a free slot. */
   slotFree(): void {
     this.#send();
+    this.#slotWaiter?.slotFree();
+  }
+
+  /** Tells, from now on, when a slot becomes free; undefined: no longer. */
+  set slotWaiter(waiter: SlotWaiter | undefined) {
+    if (this.#slotWaiter === waiter) return;
+    this.#slotWaiter = waiter;
+    this.#noteWaiting();
+  }
+
+  /** Commands in flight. */
+  get activeCount(): number {
+    let count = 0;
+    const pairs = this.#queuePairs;
+    for (let i = 0; i < pairs.length; i++) count += pairs[i]!.activeCount;
+    return count;
+  }
+
+  #noteWaiting(): void {
+    const waits = this.#waiting.length !== 0 || this.#slotWaiter !== undefined;
+    for (const queuePair of this.#queuePairs) queuePair.ownerWaits = waits;
   }
 
   #send(): void {
     let sent = 0;
     for (const io of this.#waiting) {
-      const queuePair = this.#pickFree();
+      const queuePair = this.pickFree();
       if (queuePair === undefined) break;
       sent++;
       const { sqe, direction, buffer, onDone, context, shortAllowed, replayable } = io;
       queuePair.submitRaw(sqe, 0, direction, buffer, onDone, context, shortAllowed, replayable);
     }
     if (sent !== 0) this.#waiting.splice(0, sent);
-    const waits = this.#waiting.length !== 0;
-    for (const queuePair of this.#queuePairs) queuePair.ownerWaits = waits;
+    this.#noteWaiting();
   }
 
   /**

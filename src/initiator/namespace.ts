@@ -4,8 +4,7 @@ import type { CommandDone } from '../transport/tcp/host-command.ts';
 import { NvmeofError, type NvmeStatusError } from '../util/error.ts';
 import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import { buildSqe, type PassthruCommand, type PassthruResult } from './admin-queue.ts';
-import type { HostController } from './controller.ts';
-import type { Cancellable } from './io-dispatcher.ts';
+import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
 
 /** @public */
 export interface IoOptions {
@@ -21,7 +20,7 @@ const DEALLOCATE = 4;
 
 /** One promise call: it may have become several commands. */
 class Operation implements Cancellable {
-  readonly controller: HostController;
+  readonly owner: NamespaceOwner;
   readonly what: string;
   pending = 0;
   #sealed = false;
@@ -34,8 +33,8 @@ class Operation implements Cancellable {
   #reject: (error: unknown) => void = () => {};
   #unlisten: () => void = () => {};
 
-  constructor(controller: HostController, what: string, signal: AbortSignal | undefined) {
-    this.controller = controller;
+  constructor(owner: NamespaceOwner, what: string, signal: AbortSignal | undefined) {
+    this.owner = owner;
     this.what = what;
     this.promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -72,7 +71,7 @@ class Operation implements Cancellable {
       this.#reject(this.#aborted);
       return;
     }
-    const error = this.controller.ioError(this.what, this.#status, this.#result);
+    const error = this.owner.ioError(this.what, this.#status, this.#result);
     if (error === undefined) this.#resolve();
     else this.#reject(error);
   }
@@ -80,19 +79,15 @@ class Operation implements Cancellable {
   #abort(reason: unknown): void {
     this.#aborted = reason;
     this.cancelled = true;
-    const { controller } = this;
-    this.pending -= controller.io.cancelWaiting(this);
-    const association = controller.association;
-    for (const queuePair of association?.ioQueuePairs ?? []) {
-      for (const command of queuePair.findAll(this)) association?.abortCommand(queuePair, command);
-    }
+    this.pending -= this.owner.cancelIo(this);
     this.#settleIfDone();
   }
 }
 
 /** @public */
 export class HostNamespace {
-  readonly controller: HostController;
+  /** What its commands go through. */
+  readonly owner: NamespaceOwner;
   readonly nsid: number;
   #identify: IdentifyNamespace | undefined;
   /** Bytes of a logical block. */
@@ -104,8 +99,8 @@ export class HostNamespace {
   /** False once the namespace is gone. */
   active = false;
 
-  constructor(controller: HostController, nsid: number) {
-    this.controller = controller;
+  constructor(owner: NamespaceOwner, nsid: number) {
+    this.owner = owner;
     this.nsid = nsid;
   }
 
@@ -131,12 +126,12 @@ export class HostNamespace {
     const extendedBytes = (identify.flbas & 0x10) !== 0 ? format.ms : 0;
     this.blockSize = 2 ** format.lbads + extendedBytes;
     this.blockCount = Number(identify.nsze);
-    this.maxTransferBlocks = Math.min(BLOCKS_MAX, Math.floor(this.controller.maxTransferBytes / this.blockSize));
+    this.maxTransferBlocks = Math.min(BLOCKS_MAX, Math.floor(this.owner.maxTransferBytes / this.blockSize));
   }
 
   async #readIdentify(): Promise<IdentifyNamespace | undefined> {
     try {
-      return await this.controller.identifyNamespace(this.nsid);
+      return await this.owner.identifyNamespace(this.nsid);
     } catch (error) {
       // Invalid Namespace or Format, Invalid Field, or a path status of the namespace's group: not there now
       if (error instanceof NvmeofError && error.code === 'NVMEOF_ERR_STATUS') {
@@ -154,7 +149,7 @@ export class HostNamespace {
    * @param buffer `blockCount * blockSize` bytes, the controller's until `onDone`
    */
   submitRead(slba: number, blockCount: number, buffer: Uint8Array, onDone: CommandDone, context: unknown): void {
-    this.controller.io.submitRead(this.nsid, slba, blockCount, buffer, onDone, context);
+    this.owner.io.submitRead(this.nsid, slba, blockCount, buffer, onDone, context);
   }
 
   /** One Write command; as `submitRead`. */
@@ -166,7 +161,7 @@ export class HostNamespace {
     context: unknown,
     fua: boolean = false,
   ): void {
-    this.controller.io.submitWrite(this.nsid, slba, blockCount, buffer, onDone, context, fua);
+    this.owner.io.submitWrite(this.nsid, slba, blockCount, buffer, onDone, context, fua);
   }
 
   // --- promises
@@ -182,7 +177,7 @@ export class HostNamespace {
   async readInto(slba: number, buffer: Uint8Array, options: IoOptions = {}): Promise<void> {
     const { blockSize, maxTransferBlocks, nsid } = this;
     const blockCount = this.#blocksOf('Read', slba, buffer);
-    const { io } = this.controller;
+    const { io } = this.owner;
     await this.#run(`Read of namespace ${nsid}, block ${slba} (${blockCount})`, options, (operation) => {
       for (let done = 0; done < blockCount; done += maxTransferBlocks) {
         const count = Math.min(maxTransferBlocks, blockCount - done);
@@ -200,7 +195,7 @@ export class HostNamespace {
   async write(slba: number, data: Uint8Array, options: IoOptions & { readonly fua?: boolean } = {}): Promise<void> {
     const { blockSize, maxTransferBlocks, nsid } = this;
     const blockCount = this.#blocksOf('Write', slba, data);
-    const { io } = this.controller;
+    const { io } = this.owner;
     await this.#run(`Write of namespace ${nsid}, block ${slba} (${blockCount})`, options, (operation) => {
       for (let done = 0; done < blockCount; done += maxTransferBlocks) {
         const count = Math.min(maxTransferBlocks, blockCount - done);
@@ -215,7 +210,7 @@ export class HostNamespace {
   async flush(options: IoOptions = {}): Promise<void> {
     await this.#run(`Flush of namespace ${this.nsid}`, options, (operation) => {
       operation.pending++;
-      this.controller.io.submitFlush(this.nsid, Operation.done, operation);
+      this.owner.io.submitFlush(this.nsid, Operation.done, operation);
     });
   }
 
@@ -230,7 +225,7 @@ export class HostNamespace {
       for (let done = 0; done < blockCount; done += BLOCKS_MAX) {
         const count = Math.min(BLOCKS_MAX, blockCount - done);
         operation.pending++;
-        this.controller.io.submitWriteZeroes(
+        this.owner.io.submitWriteZeroes(
           this.nsid,
           slba + done,
           count,
@@ -259,18 +254,18 @@ export class HostNamespace {
     const data = new Uint8Array(list.buffer);
     await this.#run(`Deallocate of namespace ${this.nsid}, block ${slba} (${blockCount})`, options, (operation) => {
       operation.pending++;
-      this.controller.io.submitRaw(sqe, Direction.HostToController, data, Operation.done, operation, false, true);
+      this.owner.io.submitRaw(sqe, Direction.HostToController, data, Operation.done, operation, false, true);
     });
   }
 
   /** Any I/O command on this namespace; see `HostController.ioPassthru`. */
   passthru(command: Omit<PassthruCommand, 'nsid'>): Promise<PassthruResult> {
-    return this.controller.ioPassthru({ ...command, nsid: this.nsid });
+    return this.owner.ioPassthru({ ...command, nsid: this.nsid });
   }
 
   async #run(what: string, options: IoOptions, submit: (operation: Operation) => void): Promise<void> {
     options.signal?.throwIfAborted();
-    const operation = new Operation(this.controller, what, options.signal);
+    const operation = new Operation(this.owner, what, options.signal);
     submit(operation);
     await operation.seal();
   }

@@ -49,6 +49,11 @@ export interface HostOptions {
    * refuses like one that never heard of us, so only `ctrlLossTimeoutMs` ends the attempts.
    */
   readonly stopOnDnr?: boolean | undefined;
+  /**
+   * I/O does not wait for a lost connection: what is in flight, and what is submitted while there is none, fails at once with Host Pathing
+   * Error (370h). For callers that have other ways to the namespace, as `MultipathSubsystem`. Default false.
+   */
+  readonly failFast?: boolean | undefined;
   readonly clock?: Clock | undefined;
   /** Ends `connect`; has no meaning afterwards. */
   readonly signal?: AbortSignal | undefined;
@@ -81,6 +86,7 @@ export interface ResolvedHostOptions {
   readonly ctrlLossTimeoutMs: number;
   readonly fastIoFailTimeoutMs: number;
   readonly stopOnDnr: boolean;
+  readonly failFast: boolean;
   readonly clock: Clock;
   readonly connectSocket: ((options: TcpNetConnectOpts) => Socket) | undefined;
 }
@@ -137,6 +143,7 @@ export function resolveOptions(options: HostOptions): ResolvedHostOptions {
     ctrlLossTimeoutMs: time('ctrlLossTimeoutMs', options.ctrlLossTimeoutMs, 600_000),
     fastIoFailTimeoutMs: time('fastIoFailTimeoutMs', options.fastIoFailTimeoutMs, Number.POSITIVE_INFINITY),
     stopOnDnr: options.stopOnDnr ?? false,
+    failFast: options.failFast ?? false,
     clock: options.clock ?? systemClock,
     connectSocket: options.connectSocket,
   };

@@ -49,6 +49,8 @@ export class HostQueuePair implements HostConnectionHandler {
   resultHigh = 0;
   /** Data bytes that moved, in the command whose callback is running. */
   transferred = 0;
+  /** The command whose callback `endActive` is running never reached the socket: the controller cannot have seen it. */
+  endedUnsent = false;
 
   constructor(qid: number, connection: HostConnection, inCapsuleBytes: number, owner: QueuePairOwner) {
     this.qid = qid;
@@ -270,6 +272,7 @@ export class HostQueuePair implements HostConnectionHandler {
     for (const command of this.connection.commands) {
       if (command.state === CommandState.Free) continue;
       const { onDone, context } = command;
+      this.endedUnsent = command.state === CommandState.Queued;
       const taken = take(command);
       command.release();
       this.#free[this.#freeCount++] = command.slot;

@@ -32,6 +32,21 @@ export class TransportError extends NvmeofError {
   override readonly name = 'TransportError';
 }
 
+/**
+ * A command may have been executed or not: the path to the controller was lost before its completion came, and repeating it could do harm
+ * (compare and write, reservations, passthru). Only looking at the result tells. @public
+ */
+export class OutcomeUnknownError extends NvmeofError {
+  override readonly name = 'OutcomeUnknownError';
+  constructor(what: string, options?: { cause?: unknown }) {
+    super(
+      'NVMEOF_ERR_OUTCOME_UNKNOWN',
+      `${what} was under way when its path was lost; whether it was executed is not known`,
+      options,
+    );
+  }
+}
+
 /** A configuration or argument is wrong; the message names the place, what was found, what is allowed. @public */
 export class ConfigError extends NvmeofError {
   override readonly name = 'ConfigError';

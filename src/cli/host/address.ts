@@ -23,11 +23,28 @@ export interface AddressFlags {
   reconnectDelay?: number;
   ctrlLossTmo?: number;
   fastIoFailTmo?: number;
+  path?: PathAddress[];
   cntlid?: number;
   timeout?: number;
   output: OutputFormat;
 }
 export type OutputFormat = 'text' | 'json';
+
+/** Where else the subsystem is: `--path`. */
+export interface PathAddress {
+  readonly address: string;
+  readonly port: number | undefined;
+}
+
+/** `10.0.0.2`, `storage-b:4421`, `[fe80::1]:4420`; one more of a list. */
+function parsePath(text: string, before: PathAddress[] = []): PathAddress[] {
+  const match = /^(?:\[([^\]]+)\]|([^:[\]/]+))(?::(\d{1,5}))?$/.exec(text);
+  const port = match?.[3] === undefined ? undefined : Number(match[3]);
+  if (match === null || port === 0 || (port ?? 0) > 65_535) {
+    throw new InvalidArgumentError('An address is needed, such as 10.0.0.2, storage-b:4421 or [fe80::1]:4420.');
+  }
+  return [...before, { address: (match[1] ?? match[2])!, port }];
+}
 
 /** A whole number, decimal or 0x hex. */
 export function parseInteger(text: string): number {
@@ -84,7 +101,8 @@ export function addAddress(command: Command, taken = '', io = false): Command {
       .option(flag('Q', 'queue-size <n>', taken), 'entries of an I/O queue', parseInteger)
       .option(flag('c', 'reconnect-delay <seconds>', taken), 'between attempts to reconnect', parseSeconds)
       .option(flag('l', 'ctrl-loss-tmo <seconds>', taken), 'give up after (-1: never)', parseSeconds)
-      .option('--fast-io-fail-tmo <seconds>', 'fail waiting I/O after (-1: never)', parseSeconds);
+      .option('--fast-io-fail-tmo <seconds>', 'fail waiting I/O after (-1: never)', parseSeconds)
+      .option('--path <address[:port]>', 'another way to the subsystem, repeatable: I/O uses all of them', parsePath);
   }
   const formats = ['text', 'normal', 'json'];
   return command
@@ -107,6 +125,8 @@ export function addAddress(command: Command, taken = '', io = false): Command {
 export interface Address {
   readonly options: HostOptions;
   readonly nsid: number | undefined;
+  /** Every way to the subsystem, if `--path` names more than one. */
+  readonly paths: readonly HostOptions[];
 }
 
 const milliseconds = (seconds: number | undefined): number | undefined =>
@@ -164,7 +184,8 @@ export function resolveAddress(
     adminTimeoutMs: flags.timeout,
     ioTimeoutMs: flags.timeout,
   };
-  return { options, nsid: flags.namespaceId ?? nsid };
+  const paths = [options, ...(flags.path ?? []).map((path) => ({ ...options, ...path }))];
+  return { options, nsid: flags.namespaceId ?? nsid, paths };
 }
 
 export const isDiscovery = (options: HostOptions): boolean => options.subnqn === DISCOVERY_NQN;

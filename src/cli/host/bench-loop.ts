@@ -1,6 +1,6 @@
 // @hot
 /** The I/O loop of `bench`: fixed slots, one callback, nothing allocated per I/O. */
-import type { CommandDone, HostQueuePair } from '../../initiator/queue-pair.ts';
+import type { CommandDone } from '../../initiator/queue-pair.ts';
 import { LatencyHistogram } from './latency-histogram.ts';
 
 export interface BenchPlan {
@@ -23,9 +23,25 @@ export interface Miscompare {
   readonly byte: number;
 }
 
+/** Takes one I/O; false: the connection is lost. */
+type Submit = (
+  nsid: number,
+  slba: number,
+  blockCount: number,
+  buffer: Uint8Array,
+  onDone: CommandDone,
+  context: unknown,
+) => unknown;
+
+/** Where I/O goes, and how many are kept in flight there. */
+export interface BenchLane {
+  readonly io: { submitRead: Submit; submitWrite: Submit };
+  readonly depth: number;
+}
+
 interface Slot {
   readonly loop: BenchLoop;
-  readonly queuePair: HostQueuePair;
+  readonly io: BenchLane['io'];
   readonly buffer: Uint8Array;
   readonly words: Uint32Array;
   piece: number;
@@ -52,17 +68,17 @@ export class BenchLoop {
   failedStatus = 0;
   verifiedCount = 0;
 
-  constructor(plan: BenchPlan, queuePairs: readonly HostQueuePair[], depth: number) {
+  constructor(plan: BenchPlan, lanes: readonly BenchLane[]) {
     this.#plan = plan;
     this.#random = plan.seed | 1;
     this.#expected = new Uint8Array(new ArrayBuffer(plan.ioBytes));
     this.#expectedWords = new Uint32Array(this.#expected.buffer);
     this.#written = new Uint8Array(plan.verify ? Math.ceil(plan.pieces / 8) : 0);
-    for (const queuePair of queuePairs) {
-      for (let i = 0; i < Math.min(depth, queuePair.freeCount); i++) {
+    for (const { io, depth } of lanes) {
+      for (let i = 0; i < depth; i++) {
         const buffer = new Uint8Array(new ArrayBuffer(plan.ioBytes));
         const words = new Uint32Array(buffer.buffer);
-        this.#slots.push({ loop: this, queuePair, buffer, words, piece: 0, isRead: true, startMs: 0 });
+        this.#slots.push({ loop: this, io, buffer, words, piece: 0, isRead: true, startMs: 0 });
         fill(words, plan.seed, i);
       }
     }
@@ -153,14 +169,14 @@ export class BenchLoop {
     if (plan.verify && slot.isRead && plan.readPercent !== 100 && !this.#isWritten(piece)) slot.isRead = false;
     const block = plan.firstBlock + piece * plan.blocksPerIo;
     slot.startMs = performance.now();
-    let accepted: boolean;
+    let accepted: unknown;
     if (slot.isRead) {
-      accepted = slot.queuePair.submitRead(plan.nsid, block, plan.blocksPerIo, slot.buffer, onDone, slot);
+      accepted = slot.io.submitRead(plan.nsid, block, plan.blocksPerIo, slot.buffer, onDone, slot);
     } else {
       if (plan.verify) fill(slot.words, plan.seed, piece);
-      accepted = slot.queuePair.submitWrite(plan.nsid, block, plan.blocksPerIo, slot.buffer, onDone, slot);
+      accepted = slot.io.submitWrite(plan.nsid, block, plan.blocksPerIo, slot.buffer, onDone, slot);
     }
-    if (accepted) return;
+    if (accepted !== false) return;
     this.#stopping = true; // the connection is lost
     if (--this.#active === 0) this.#drained();
   }

@@ -1,15 +1,15 @@
 /** bench: how fast, in fio's words. */
 import { type Command, Option } from 'commander';
-import type { HostController } from '../../initiator/controller.ts';
+import { HostController } from '../../initiator/controller.ts';
 import type { HostNamespace } from '../../initiator/namespace.ts';
 import { PathStatus } from '../../spec/status.ts';
 import { ConfigError, NvmeStatusError, TransportError } from '../../util/error.ts';
 import { ExitCode } from '../exit.ts';
 import { type AddressFlags, addAddress, parseBytes, parseInteger, resolveAddress } from './address.ts';
-import { BenchLoop, type BenchPlan } from './bench-loop.ts';
+import { type BenchLane, BenchLoop, type BenchPlan } from './bench-loop.ts';
 import type { LatencyHistogram } from './latency-histogram.ts';
 import { printJson, printLine } from './print.ts';
-import { openNamespace, progress, requireNsid, runVerb, withController } from './run.ts';
+import { type IoHost, openNamespace, progress, requireNsid, runVerb, withIoHost } from './run.ts';
 
 interface BenchFlags extends AddressFlags {
   rw: string;
@@ -94,12 +94,13 @@ function planOf(flags: BenchFlags, namespace: HostNamespace): BenchPlan {
 
 async function run(uri: string | undefined, flags: BenchFlags, signal: AbortSignal): Promise<void> {
   checkFlags(flags);
-  const { options, nsid } = resolveAddress('bench', uri, flags);
+  const address = resolveAddress('bench', uri, flags);
+  const { nsid } = address;
   const wanted = requireNsid('bench', nsid);
-  const sized = { ...options, ioQueues: flags.connections, queueSize: flags.queueSize ?? flags.iodepth + 1 };
-  await withController({ ...sized, queueSize: Math.max(2, sized.queueSize) }, signal, async (controller) => {
-    const plan = planOf(flags, await openNamespace('bench', controller, wanted));
-    await measure(controller, plan, flags, signal);
+  const sized = { ioQueues: flags.connections, queueSize: Math.max(2, flags.queueSize ?? flags.iodepth + 1) };
+  await withIoHost(address, sized, signal, async (host) => {
+    const plan = planOf(flags, await openNamespace('bench', host, wanted));
+    await measure(lanesOf(host, flags), plan, flags, signal);
   });
 }
 
@@ -115,14 +116,22 @@ const sleep = (seconds: number, signal: AbortSignal): Promise<void> =>
     if (signal.aborted) end();
   });
 
+/** A controller's queue pairs, each kept at `--iodepth`; or all paths as one, with as many in flight. */
+function lanesOf(host: IoHost, flags: BenchFlags): BenchLane[] {
+  if (host instanceof HostController) {
+    const queuePairs = host.association?.ioQueuePairs ?? [];
+    return queuePairs.map((queuePair) => ({ io: queuePair, depth: Math.min(flags.iodepth, queuePair.freeCount) }));
+  }
+  return [{ io: host.io, depth: flags.iodepth * flags.connections }];
+}
+
 async function measure(
-  controller: HostController,
+  lanes: readonly BenchLane[],
   plan: BenchPlan,
   flags: BenchFlags,
   signal: AbortSignal,
 ): Promise<void> {
-  const queuePairs = controller.association?.ioQueuePairs ?? [];
-  const loop = new BenchLoop(plan, queuePairs, flags.iodepth);
+  const loop = new BenchLoop(plan, lanes);
   const ended = loop.run();
   if (flags.ramp > 0) {
     await sleep(flags.ramp, signal);

@@ -14,6 +14,7 @@ import {
   Treq,
 } from '../../wire/cold/discovery-log.ts';
 import { type AddressFlags, addAddress, isDiscovery, resolveAddress } from './address.ts';
+import { anaOfPath } from './ana.ts';
 import { decimalSize, printJson, printLine, printTable } from './print.ts';
 import { progress, runVerb, withController } from './run.ts';
 
@@ -184,20 +185,25 @@ export function registerListSubsys(program: Command): void {
       .description('list subsystems and the paths to them, as a Discovery controller names them'),
   ).action((uri: string | undefined, flags: AddressFlags) =>
     runVerb(async (signal) => {
-      const { options } = resolveAddress('list-subsys', uri, flags, DISCOVERY_NQN);
+      const { options, nsid } = resolveAddress('list-subsys', uri, flags, DISCOVERY_NQN);
       const targets = isDiscovery(options) ? await discovered(options, signal) : [options];
       const subsystems = new Map<string, object[]>();
       for (const target of targets) {
         const paths = subsystems.get(target.subnqn) ?? [];
         subsystems.set(target.subnqn, paths);
-        paths.push(await pathOf(target, paths.length, signal));
+        paths.push(await pathOf(target, paths.length, nsid, signal));
       }
       printSubsystems(options, subsystems, flags.output);
     }),
   );
 }
 
-async function pathOf(options: HostOptions, index: number, signal: AbortSignal): Promise<object> {
+async function pathOf(
+  options: HostOptions,
+  index: number,
+  nsid: number | undefined,
+  signal: AbortSignal,
+): Promise<object> {
   const path = {
     Name: `nvme${index}`,
     Transport: 'tcp',
@@ -207,11 +213,22 @@ async function pathOf(options: HostOptions, index: number, signal: AbortSignal):
     return await withController({ ...options, ioQueues: 0 }, signal, async (controller) => ({
       ...path,
       State: controller.state,
+      ...(await anaOfPath(controller, nsid)),
     }));
   } catch (error) {
     signal.throwIfAborted();
     return { ...path, State: 'connecting', Error: error instanceof Error ? error.message : String(error) };
   }
+}
+
+interface ListedPath {
+  readonly Name: string;
+  readonly Address: string;
+  readonly State: string;
+  readonly Error?: string;
+  /** Of the namespace that was named, or of all if they agree. */
+  readonly ANAState?: string;
+  readonly ANAGroups?: readonly { readonly grpid: number; readonly state: string }[];
 }
 
 function printSubsystems(options: HostOptions, subsystems: ReadonlyMap<string, object[]>, output: string): void {
@@ -225,10 +242,10 @@ function printSubsystems(options: HostOptions, subsystems: ReadonlyMap<string, o
     printLine(`${Name} - NQN=${NQN}`);
     printLine(`${' '.repeat(Name.length)}   hostnqn=${identity.hostnqn}`);
     printLine('\\');
-    for (const path of Paths as Record<string, string>[]) {
-      printLine(
-        ` +- ${path.Name} tcp ${path.Address} ${path.State}${path.Error === undefined ? '' : ` (${path.Error})`}`,
-      );
+    for (const path of Paths as ListedPath[]) {
+      const ana = path.ANAState ?? path.ANAGroups?.map(({ grpid, state }) => `${grpid}:${state}`).join(',') ?? '';
+      const more = path.Error === undefined ? ana : `(${path.Error})`;
+      printLine(` +- ${path.Name} tcp ${path.Address} ${path.State} ${more}`.trimEnd());
     }
   }
 }

@@ -6,7 +6,7 @@ import { IoOpcode } from '../../spec/opcode.ts';
 import { ConfigError, NvmeStatusError } from '../../util/error.ts';
 import { type AddressFlags, addAddress, parseBytes, parseInteger, resolveAddress } from './address.ts';
 import { printHexDump, printJson, printLine, writeRaw } from './print.ts';
-import { openNamespace, progress, requireNsid, runVerb, withController } from './run.ts';
+import { openNamespace, progress, requireNsid, runVerb, withIoHost } from './run.ts';
 
 interface IoFlags extends AddressFlags {
   startBlock: number;
@@ -27,15 +27,13 @@ async function onNamespace(
   await runVerb(async (signal) => {
     const address = resolveAddress(verb, uri, flags);
     const nsid = requireNsid(verb, address.nsid);
-    const said = await withController({ ioQueues: 1, ...defined(address.options) }, signal, async (controller) =>
-      progress(verb, work(await openNamespace(verb, controller, nsid), signal)),
+    const sized = { ioQueues: address.options.ioQueues ?? 1 };
+    const said = await withIoHost(address, sized, signal, async (host) =>
+      progress(verb, work(await openNamespace(verb, host, nsid), signal)),
     );
     if (flags.output === 'json') printJson({ [verb]: 'Success', nsid, ...said });
   });
 }
-
-const defined = <T extends object>(options: T): T =>
-  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 
 /** @returns the blocks of `--block-count`, or those that `--data-size` takes */
 function blocksOf(verb: string, flags: IoFlags, namespace: HostNamespace): number {

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { registerAnaLog } from './ana.ts';
 import { registerBench } from './bench.ts';
 import { registerConnect } from './connect.ts';
 import { registerDiscover, registerList, registerListSubsys } from './discover.ts';
@@ -20,6 +21,7 @@ export function registerHostCommands(program: Command): void {
   registerErrorLog(program);
   registerFwLog(program);
   registerEffectsLog(program);
+  registerAnaLog(program);
   registerGetLog(program);
   registerGetFeature(program);
   registerSetFeature(program);

@@ -1,6 +1,8 @@
 /** What every verb does around its work: connect, say that it takes long, end cleanly when interrupted. */
 import { HostController } from '../../initiator/controller.ts';
+import { MultipathSubsystem } from '../../initiator/multipath/multipath-subsystem.ts';
 import type { HostNamespace } from '../../initiator/namespace.ts';
+import type { NamespaceOwner } from '../../initiator/namespace-owner.ts';
 import type { HostOptions } from '../../initiator/options.ts';
 import { ConfigError, NvmeofError } from '../../util/error.ts';
 import { ExitCode } from '../exit.ts';
@@ -56,8 +58,32 @@ export async function withController<T>(
   }
 }
 
+/** What a verb that moves data works on: a controller, or a subsystem by several paths. */
+export type IoHost = NamespaceOwner & Pick<HostController, 'namespace' | 'activeNamespaces'>;
+
+/** As `withController`; over every path if there are several. */
+export async function withIoHost<T>(
+  { options, paths }: { readonly options: HostOptions; readonly paths: readonly HostOptions[] },
+  sized: Partial<HostOptions>,
+  signal: AbortSignal,
+  work: (host: IoHost) => Promise<T>,
+): Promise<T> {
+  if (paths.length < 2) return withController({ ...options, ...sized }, signal, work);
+  const connecting = MultipathSubsystem.connect({ paths: paths.map((path) => ({ ...path, ...sized })) });
+  const subsystem = await progress(`connecting to ${options.address} and ${paths.length - 1} more`, connecting);
+  const onAbort = (): void => void subsystem.close();
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    signal.throwIfAborted();
+    return await work(subsystem);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    await subsystem.close();
+  }
+}
+
 /** A namespace to work on. @throws ConfigError with the active ones if it is none of them */
-export async function openNamespace(verb: string, controller: HostController, nsid: number): Promise<HostNamespace> {
+export async function openNamespace(verb: string, controller: IoHost, nsid: number): Promise<HostNamespace> {
   try {
     return await controller.namespace(nsid);
   } catch (error) {
