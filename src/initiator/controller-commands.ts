@@ -1,7 +1,7 @@
 /** Identify, log pages and features as calls: what tools and the rest of this package ask a controller. */
 import { Cns, IDENTIFY_BYTES, NSID_ALL } from '../spec/identify.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
-import { NvmeofError } from '../util/error.ts';
+import { NvmeofError, TransportError } from '../util/error.ts';
 import { type IdentifyController, identifyControllerCodec } from '../wire/cold/identify-controller.ts';
 import { type IdentifyNamespace, identifyNamespaceCodec } from '../wire/cold/identify-namespace.ts';
 import {
@@ -39,6 +39,8 @@ export interface GetLogPageOptions {
 
 /** Most bytes asked for in one Get Log Page. */
 const LOG_CHUNK_BYTES = 4096;
+/** Far more than any controller has; a list that goes on would fill the memory. */
+const NAMESPACES_MAX = 1 << 17;
 
 export async function identify(
   execute: ExecuteAdmin,
@@ -74,6 +76,12 @@ export async function activeNamespaces(execute: ExecuteAdmin): Promise<number[]>
   for (let from = 0; ; ) {
     const some = decodeNsidList(await identify(execute, Cns.ActiveNamespaceList, from));
     all.push(...some);
+    if (all.length > NAMESPACES_MAX) {
+      throw new TransportError(
+        'NVMEOF_ERR_PROTOCOL',
+        `Controller claims more than ${NAMESPACES_MAX} active namespaces, the list does not end`,
+      );
+    }
     if (some.length < NSID_LIST_MAX) return all;
     from = some[some.length - 1]!;
     if (from >= NSID_ALL - 1) return all;

@@ -64,6 +64,8 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   /** Holds the process while there is no socket that would: the clock's timers do not, and someone may wait for I/O. */
   #stayAlive: NodeJS.Timeout | undefined;
   #liveSinceMs = 0;
+  /** Events about namespaces since the last reading of what changed began. */
+  #changesSeen = 0;
   #attempt = 0;
   #connectAbort = new AbortController();
   #closing: Promise<void> | undefined;
@@ -261,8 +263,18 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   #onAsyncEvent(event: AsyncEvent): void {
     this.emit('asyncEvent', event);
     if (event.type === AsyncEventType.Notice && event.info === AsyncNotice.NamespaceAttribute) {
-      void this.#namespacesChanged();
+      this.#changesSeen++;
+      if (this.#changesSeen === 1) void this.#followChanges();
     }
+  }
+
+  /** One reading at a time, and one more for all that was reported meanwhile: a controller may report faster than it answers. */
+  async #followChanges(): Promise<void> {
+    for (let handled = 0; handled !== this.#changesSeen; ) {
+      handled = this.#changesSeen;
+      await this.#namespacesChanged();
+    }
+    this.#changesSeen = 0;
   }
 
   /** Reads the list of changed namespaces, which lets the controller report the next change. */

@@ -58,7 +58,10 @@ export class KeepAlive {
         () => {
           this.#sentAtMs = undefined;
         },
-        () => {}, // the association is lost, its owner knows
+        () => {
+          // no slot was free: the next period tries again; or the association is lost, and its owner knows
+          this.#sentAtMs = undefined;
+        },
       );
     }
     this.#arm();

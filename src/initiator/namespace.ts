@@ -1,7 +1,7 @@
 /** Block I/O on one namespace. The promise calls are a shell over the callbacks of `HostController.io`. */
 import { Direction, IoOpcode } from '../spec/opcode.ts';
 import type { CommandDone } from '../transport/tcp/host-command.ts';
-import { NvmeofError, type NvmeStatusError } from '../util/error.ts';
+import { NvmeofError, type NvmeStatusError, TransportError } from '../util/error.ts';
 import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import { buildSqe, type PassthruCommand, type PassthruResult } from './admin-queue.ts';
 import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
@@ -13,6 +13,9 @@ export interface IoOptions {
 }
 
 const BLOCKS_MAX = 65536;
+/** 512 bytes to 1 MiB a block. */
+const LBADS_MIN = 9;
+const LBADS_MAX = 20;
 const RANGES_MAX = 256;
 const RANGE_BYTES = 16;
 const RANGE_BLOCKS_MAX = 0xffffffff;
@@ -123,10 +126,22 @@ export class HostNamespace {
     this.#identify = identify;
     const index = (identify.flbas & 0xf) | ((identify.flbas >> 1) & 0x30);
     const format = identify.lbaf[index]!;
+    if (format.lbads < LBADS_MIN || format.lbads > LBADS_MAX) {
+      throw this.#broken(`LBADS ${format.lbads}, supported are ${LBADS_MIN} to ${LBADS_MAX}`);
+    }
     const extendedBytes = (identify.flbas & 0x10) !== 0 ? format.ms : 0;
     this.blockSize = 2 ** format.lbads + extendedBytes;
     this.blockCount = Number(identify.nsze);
     this.maxTransferBlocks = Math.min(BLOCKS_MAX, Math.floor(this.owner.maxTransferBytes / this.blockSize));
+    if (this.maxTransferBlocks === 0) {
+      throw this.#broken(`blocks of ${this.blockSize} bytes, more than MDTS allows (${this.owner.maxTransferBytes})`);
+    }
+  }
+
+  /** What Identify says cannot be: no I/O until it is read again and right. */
+  #broken(what: string): TransportError {
+    this.active = false;
+    return new TransportError('NVMEOF_ERR_PROTOCOL', `Namespace ${this.nsid} identifies itself wrongly: ${what}`);
   }
 
   async #readIdentify(): Promise<IdentifyNamespace | undefined> {

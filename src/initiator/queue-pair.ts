@@ -70,7 +70,7 @@ export class HostQueuePair implements HostConnectionHandler {
 
   /** Commands that may be submitted now. */
   get freeCount(): number {
-    return this.#freeCount;
+    return this.#lost ? 0 : this.#freeCount;
   }
 
   /** Commands in flight. */

@@ -163,6 +163,7 @@ export class Controller {
     if (shutdown !== 0 && shutdownBefore !== shutdown) {
       // every command that was completed stays completed; nothing of ours is lost by power, so the shutdown is done at once
       this.csts = (this.csts & ~Csts.shstMask) | Csts.shstComplete;
+      this.#armLeave('shut down two minutes ago');
     }
     this.ready = (this.csts & (Csts.RDY | Csts.CFS | Csts.shstMask)) === Csts.RDY;
     this.#armKeepAlive();
@@ -210,8 +211,13 @@ export class Controller {
   }
 
   #armEnable(): void {
+    this.#armLeave('not enabled within two minutes');
+  }
+
+  /** A controller that is not ready is kept for its host for a while (Base 2.1 sections 3.3.2.3, 3.6.1): no keep alive would end it. */
+  #armLeave(reason: string): void {
     this.#enableTimer?.cancel();
-    this.#enableTimer = this.#clock.setTimer(() => this.close('not enabled within two minutes'), ENABLE_TIMEOUT_MS);
+    this.#enableTimer = this.#clock.setTimer(() => this.close(reason), ENABLE_TIMEOUT_MS);
   }
 
   /** Controller Fatal Status: nothing works any more; the host must reset or reconnect. */

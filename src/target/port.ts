@@ -71,7 +71,9 @@ export class Port implements ConnectScope {
     this.subsystems = options.subsystems;
     this.advertise = options.advertise ?? {};
     this.#owner = owner;
-    this.#server = createServer({ pauseOnConnect: true, noDelay: true }, (socket) => this.#accepted(socket));
+    this.#server = createServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
+      this.accept(socket);
+    });
   }
 
   subsystem(nqn: string): Subsystem | undefined {
@@ -110,7 +112,8 @@ export class Port implements ConnectScope {
     return this.#connections;
   }
 
-  #accepted(socket: Socket): void {
+  /** Takes over a connection that was made, paused. */
+  accept(socket: Socket): TcpTargetConnection {
     const connection = new TcpTargetConnection(
       socket,
       this.tcp,
@@ -122,6 +125,7 @@ export class Port implements ConnectScope {
       },
     );
     this.#connections.add(connection);
+    return connection;
   }
 
   /** No new connections; those there are stay. */

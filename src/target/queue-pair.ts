@@ -5,6 +5,7 @@
  */
 import { FABRICS_OPCODE } from '../spec/opcode.ts';
 import { DNR, MORE, STATUS_CODE_MASK, Status } from '../spec/status.ts';
+import { assert } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { SQE_BYTES, sqeCid, sqeFlags, sqeOpcode } from '../wire/sqe.ts';
 import type { CommandSet } from './commands/command-set.ts';
@@ -100,6 +101,7 @@ export class QueuePair {
 
   /** The answer is on its way and nothing of the request is needed any more. */
   release(request: Request): void {
+    assert(request.inUse, 'A request was released twice');
     this.#cids[request.slot] = -1;
     request.reset();
     this.#free[this.#freeCount++] = request.slot;
@@ -142,6 +144,8 @@ export class QueuePair {
     if ((flags & 0xc0) === 0xc0) return request.invalidField(1, 6);
     const prepare = this.commandSet.prepare[opcode];
     if (prepare === undefined) return request.fail(Status.InvalidOpcode, 0);
+    // kept with the request: its data may come after a Connect has changed the set
+    request.executeCommand = this.commandSet.execute[opcode]!;
     const status = prepare(request);
     if (status === 0 && request.direction !== 0 && (flags & 0xc0) === 0) return request.invalidField(1, 6);
     return status === 0 && request.fuse !== 0 ? this.#fused.prepared(request) : status;
@@ -156,7 +160,7 @@ export class QueuePair {
   /** The command whose data is complete. */
   execute(request: Request): void {
     if (request.fuse !== 0) this.#fused.execute(request, this.commandSet);
-    else this.commandSet.execute[request.opcode]!(request);
+    else request.executeCommand(request);
   }
 
   /** The outstanding request with this CID, for Abort. */

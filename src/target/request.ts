@@ -5,6 +5,7 @@
  */
 import { AdminOpcode } from '../spec/opcode.ts';
 import { DNR, MORE, Status } from '../spec/status.ts';
+import { assert } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import type { WorkMemory } from '../util/work-memory.ts';
 import type { Namespace, NamespaceIo } from './namespace.ts';
@@ -17,6 +18,10 @@ export const NO_ERROR_LOCATION = 0xffff;
 
 /** Runs when a step of a command that takes several backend operations is done. */
 export type Continuation = (request: Request, status: number) => void;
+
+function neverPrepared(): void {
+  assert(false, 'A command was executed that was never prepared');
+}
 
 export class Request implements NamespaceIo {
   readonly queuePair: QueuePair;
@@ -46,6 +51,8 @@ export class Request implements NamespaceIo {
   result1 = 0;
   /** Byte of the SQE (bits 7:0) and bit (10:8) that was wrong. */
   errorLocation: number = NO_ERROR_LOCATION;
+  /** What it does once its data is complete; decided by `QueuePair.prepare`. */
+  executeCommand: (request: Request) => void = neverPrepared;
   /** Where a command that needs several backend operations goes on. */
   continuation: Continuation | undefined = undefined;
   /** That command's progress: an index into its ranges. */

@@ -69,6 +69,8 @@ export function connectCommandSet(scope: ConnectScope): CommandSet {
 
 function connect(request: Request, scope: ConnectScope): number {
   const { sqe, sqeBase } = request;
+  // two Connects were under way, and the other was first
+  if (request.queuePair.controller !== undefined) return Status.CommandSequenceError | DNR;
   const data = request.data();
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   if (sqe.getUint16(sqeBase + Sqe.RECFMT, true) !== 0) return FabricsStatus.ConnectIncompatibleFormat | DNR;

@@ -4,7 +4,6 @@
  */
 import { connect as connectSocket, type Socket, type TcpNetConnectOpts } from 'node:net';
 import { Dgst, Fes, fesName, IC_SIZE, PduType } from '../../spec/pdu.ts';
-import { Status } from '../../spec/status.ts';
 import type { Clock, Timer } from '../../util/clock.ts';
 import { TransportError } from '../../util/error.ts';
 import { encodeIcReq, icRespCodec } from '../../wire/cold/ic.ts';
@@ -228,8 +227,8 @@ export class HostConnection implements ReaderOwner {
   }
 
   completed(command: HostCommand): void {
-    // An error may overtake data that the socket still reads from the caller's buffer: see nvme-tcp "early command error".
-    if (command.lentWrite > this.#writer.drainedWrite && command.status !== Status.Success) {
+    // A completion may overtake data that the socket still reads from the caller's buffer: an early error, or whatever a broken controller sends.
+    if (command.lentWrite > this.#writer.drainedWrite) {
       command.state = CommandState.Held;
       this.#held.push(command);
       return;
@@ -278,6 +277,8 @@ export class HostConnection implements ReaderOwner {
     this.#state = State.Terminating;
     this.#gather.write([pdu], 1);
     this.#arm(this.#options.termTimeoutMs ?? 30_000, () => this.#destroy());
+    // during set-up nobody has this connection yet who would close it
+    if (this.#established !== undefined) this.#socket.destroySoon();
     this.#lose(error);
   }
 

@@ -14,6 +14,8 @@ import { LinkState, Slot, TargetLink, type TcpCounters, type TcpTargetOptions } 
 import { TargetPduReader, type TargetPduReaderOwner } from './target-pdu-reader.ts';
 import { TargetPduWriter, type TargetPduWriterOwner } from './target-pdu-writer.ts';
 
+const TCP_KEEP_ALIVE_MS = 60_000;
+
 export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner {
   readonly peer: string;
   readonly localAddress: string | undefined;
@@ -30,6 +32,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
   #bufferBytes = 0;
   /** Commands that wait for buffers, oldest first. */
   readonly #parked: Request[] = [];
+  #unparking = false;
 
   /**
    * Takes over `accepted` (of a server with `pauseOnConnect`).
@@ -61,6 +64,8 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     socket.on('end', () => this.close('the host closed the connection'));
     socket.on('close', () => this.#closed());
     socket.setNoDelay(true);
+    // a host that vanished without keep alive is noticed by the kernel in the end
+    socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
     this.#armTimer(options.setupTimeoutMs, 'no Connect within the set-up time');
     socket.resume();
   }
@@ -198,22 +203,26 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
 
   /** Buffers were given back: parked commands go on, oldest first. */
   #unpark(): void {
+    // a command that ends at once comes back here: the loop that runs goes on with the next, however many there are
+    if (this.#unparking) return;
+    this.#unparking = true;
     while (this.#parked.length > 0) {
       const request = this.#parked[0]!;
       const bytes = request.direction === 1 ? request.transferBytes : request.bufferBytes;
-      if (!this.#hasRoom(request, bytes)) return;
+      if (!this.#hasRoom(request, bytes)) break;
       this.#parked.shift();
       request.transportState &= ~Slot.Parked;
       if (request.direction === 1) this.solicit(request);
       else this.execute(request);
     }
+    this.#unparking = false;
   }
 
   /** R2T for the whole transfer. */
   solicit(request: Request): void {
     if (!this.#count(request, request.transferBytes)) return;
     request.hold(request.transferBytes);
-    request.transportState = Slot.AwaitingData;
+    request.transportState = Slot.AwaitingData | Slot.R2tWaits;
     this.#writer.send(request);
   }
 

@@ -324,7 +324,8 @@ export class TargetPduReader {
   #onH2cData(view: DataView, base: number): void {
     const ttag = pduTtag(view, base);
     const request = ttag < this.#queuePair.requests.length ? this.#queuePair.requests[ttag]! : undefined;
-    if (request === undefined || (request.transportState & Slot.AwaitingData) === 0) {
+    // (a host could guess the tag of an R2T that it was not sent yet)
+    if (request === undefined || (request.transportState & (Slot.AwaitingData | Slot.R2tWaits)) !== Slot.AwaitingData) {
       // data for a command that has all of it is out of sequence; any other tag is unknown
       const known =
         request?.inUse === true && request.countedBytes > 0 && request.direction === 1 && request.transportState === 0;

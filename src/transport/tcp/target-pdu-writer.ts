@@ -137,6 +137,7 @@ export class TargetPduWriter {
   }
 
   #formatR2t(request: Request): void {
+    request.transportState &= ~Slot.R2tWaits;
     const hlen = R2T_HLEN + (this.#link.headerDigest ? DIGEST_SIZE : 0);
     const batch = this.#open();
     const out = batch.reserve(hlen);
