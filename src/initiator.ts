@@ -2,6 +2,8 @@
  * The host's side of NVMe over TCP: connect to controllers, read and write their namespaces, discover subsystems.
  * @packageDocumentation
  */
+
+export type { FoundService } from './fabrics/mdns-records.ts';
 export { AdminQueue, type PassthruCommand, type PassthruResult } from './initiator/admin-queue.ts';
 export { readAnaLog, reportsAna } from './initiator/ana-log.ts';
 export type { AsyncEvent } from './initiator/async-events.ts';
@@ -13,16 +15,30 @@ export {
 } from './initiator/controller.ts';
 export type { GetLogPageOptions } from './initiator/controller-commands.ts';
 export {
+  DiscoveredControllers,
+  type DiscoveredControllersEvents,
+  type SubsystemPlace,
+  subsystemPlace,
+} from './initiator/discovered-controllers.ts';
+export {
   DiscoveryController,
   type DiscoveryEvents,
+  type DiscoveryLogOptions,
   type DiscoveryOptions,
   type DiscoveryVisit,
   discover,
   discoverReferrals,
   entryAddress,
 } from './initiator/discovery.ts';
+export {
+  type DiscoverySource,
+  DiscoveryWatch,
+  type DiscoveryWatchEvents,
+  type DiscoveryWatchOptions,
+} from './initiator/discovery-watch.ts';
 export { defaultHostIdentity, type HostIdentity } from './initiator/identity.ts';
 export { IoDispatcher } from './initiator/io-dispatcher.ts';
+export { type BrowseOptions, browseDiscovery } from './initiator/mdns-browser.ts';
 export {
   type MultipathEvents,
   type MultipathOptions,

@@ -8,20 +8,25 @@ import { openBackend } from '../backend/open.ts';
 import { diffConfig } from '../config/diff.ts';
 import type { DiscoveryConfig, NamespaceConfig, PortConfig, SubsystemConfig, TargetConfig } from '../config/types.ts';
 import { defaultDiscoveryNqn } from '../fabrics/discovery-nqn.ts';
+import { mdnsPlaces } from '../fabrics/mdns-interfaces.ts';
+import { mdnsOn, type OpenMdnsLink } from '../fabrics/mdns-link.ts';
 import type { Logger } from '../log/logger.ts';
-import { rateLimitedWarn } from '../log/rate-limited.ts';
+import { type RateLimitedWarn, rateLimitedWarn } from '../log/rate-limited.ts';
 import type { Port } from '../target/port.ts';
 import { CNTLID_MAX, type Subsystem } from '../target/subsystem.ts';
 import { Target } from '../target/target.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
 import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
+import { MdnsPublisher } from './mdns-publisher.ts';
 
 /** @public */
 export interface TargetServiceOptions {
   readonly config: TargetConfig;
   readonly log: Logger;
   readonly clock?: Clock | undefined;
+  /** How multicast DNS is sent and received. @internal */
+  readonly openMdns?: OpenMdnsLink | undefined;
 }
 
 /** What a reload did. @public */
@@ -51,6 +56,10 @@ function discoveryNqnOf({ discovery, ports }: TargetConfig): string {
 export class TargetService {
   readonly target: Target;
   readonly #log: Logger;
+  readonly #clock: Clock;
+  readonly #openMdns: OpenMdnsLink;
+  readonly #warn: RateLimitedWarn;
+  #mdns: MdnsPublisher | undefined;
   #config: TargetConfig;
   /** Reloads and the end, one after the other. */
   readonly #changes = new PQueue({ concurrency: 1 });
@@ -59,7 +68,10 @@ export class TargetService {
     const clock = options.clock ?? systemClock;
     this.#config = options.config;
     this.#log = options.log;
+    this.#clock = clock;
+    this.#openMdns = options.openMdns ?? mdnsOn();
     const warn = rateLimitedWarn(options.log, { clock, burst: PEER_WARNINGS_PER_MINUTE, intervalMs: MINUTE_MS });
+    this.#warn = warn;
     const { limits, stateDirectory } = options.config;
     this.target = new Target({
       clock,
@@ -96,6 +108,7 @@ export class TargetService {
       service.target.setReferrals(config.referrals);
       return service;
     } catch (error) {
+      await service.#mdns?.close();
       await service.target.close();
       throw error;
     }
@@ -211,10 +224,31 @@ export class TargetService {
     const stays = old !== undefined && next !== 'off' && samePlace(old, next);
     if (old !== undefined && !stays) await this.target.removePort(old.portId);
     this.target.setDiscoveryAllSubsystemsFor(next === 'off' ? [] : (next.allSubsystemsFor ?? []));
-    if (next === 'off') return;
-    const { portId, address, service, advertise } = next;
-    if (stays) this.target.setPortAdvertisement(this.target.port(portId)!, advertise ?? {});
-    else await this.target.addPort({ portId, address, service, advertise, subsystems: [] });
+    if (next !== 'off') {
+      const { portId, address, service, advertise } = next;
+      if (stays) this.target.setPortAdvertisement(this.target.port(portId)!, advertise ?? {});
+      else await this.target.addPort({ portId, address, service, advertise, subsystems: [] });
+    }
+    await this.#publish(next);
+  }
+
+  /** Discovery on multicast DNS, as configured; what was published before says goodbye. */
+  async #publish(discovery: DiscoveryConfig | 'off'): Promise<void> {
+    await this.#mdns?.close();
+    this.#mdns = undefined;
+    if (discovery === 'off' || discovery.mdns !== true) return;
+    const { address, portId, advertise = {} } = discovery;
+    const named = advertise === 'off' ? {} : advertise;
+    const places = mdnsPlaces(address, named.address);
+    if (places.length === 0) this.#log.warn({ address }, 'No interface with an IPv4 address to publish discovery on');
+    this.#mdns = new MdnsPublisher({
+      nqn: this.target.discovery.nqn,
+      port: named.service ?? this.target.port(portId)!.service,
+      places,
+      clock: this.#clock,
+      open: this.#openMdns,
+      onProblem: (interfaceAddress, err) => this.#warn('mdns', { interfaceAddress, err }, 'Multicast DNS problem'),
+    });
   }
 
   /**
@@ -222,6 +256,7 @@ export class TargetService {
    * @returns the number of commands that were cut off
    */
   async close(): Promise<number> {
+    await this.#changes.add(async () => this.#mdns?.close());
     return (await this.#changes.add(() => this.target.close(this.#config.limits.drainTimeoutMs))) ?? 0;
   }
 }

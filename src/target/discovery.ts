@@ -43,6 +43,9 @@ export class DiscoveryLog {
   /** NQNs of hosts that may ask for the entries of all subsystems (ALLSUBE): central discovery controllers. */
   allSubsystemsFor: readonly string[] = [];
 
+  /** The page that was made last: hosts read a long one in pieces. */
+  #last: { readonly key: string; readonly page: Uint8Array } | undefined;
+
   constructor(ports: () => Iterable<Port>, subsystems: () => Iterable<Subsystem>) {
     this.#ports = ports;
     this.#subsystems = subsystems;
@@ -67,6 +70,14 @@ export class DiscoveryLog {
    * @param options `DiscoveryLogOption` bits
    */
   page(discovery: Subsystem, controller: Controller, options: number): Uint8Array {
+    const { hostnqn, portId, localAddress } = controller;
+    // whatever else it depends on moves the generation
+    const key = JSON.stringify([this.#generation, options, portId, localAddress, hostnqn]);
+    if (this.#last?.key !== key) this.#last = { key, page: this.#make(discovery, controller, options) };
+    return this.#last.page;
+  }
+
+  #make(discovery: Subsystem, controller: Controller, options: number): Uint8Array {
     const entries = [...this.#entries(discovery, controller, options)];
     const header = { genctr: BigInt(this.#generation), dlpf: options };
     if ((options & DiscoveryLogOption.Extended) === 0) return encodeDiscoveryLog(header, entries);

@@ -48,6 +48,8 @@ export class CliTarget {
   #wake: (() => void) | undefined;
   #ended = false;
   stderr = '';
+  /** What it said when it was ready. */
+  ready: TargetEvent | undefined;
 
   private constructor(args: readonly string[], cwd: string | undefined) {
     this.#child = spawn(process.execPath, [MAIN, 'target', '--output', 'json', ...args], {
@@ -70,7 +72,7 @@ export class CliTarget {
   /** Starts it and waits until it is ready. */
   static async start(args: readonly string[], options: { cwd?: string } = {}): Promise<CliTarget> {
     const target = new CliTarget(args, options.cwd);
-    await target.event('ready');
+    target.ready = await target.event('ready');
     return target;
   }
 

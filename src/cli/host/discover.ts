@@ -1,108 +1,121 @@
 /** discover, list, list-subsys: what is out there. */
 import type { Command } from 'commander';
 import type { HostController } from '../../initiator/controller.ts';
-import { discover, discoverReferrals, entryAddress } from '../../initiator/discovery.ts';
+import { discover, entryAddress } from '../../initiator/discovery.ts';
 import { defaultHostIdentity } from '../../initiator/identity.ts';
+import { browseDiscovery } from '../../initiator/mdns-browser.ts';
 import type { HostOptions } from '../../initiator/options.ts';
 import { formatNvmeUri } from '../../initiator/uri.ts';
 import { DISCOVERY_NQN } from '../../spec/nqn.ts';
-import {
-  type DiscoveryLog,
-  type DiscoveryLogEntry,
-  SubsystemType,
-  TransportType,
-  Treq,
-} from '../../wire/cold/discovery-log.ts';
-import { type AddressFlags, addAddress, isDiscovery, resolveAddress } from './address.ts';
+import { ConfigError } from '../../util/error.ts';
+import { type DiscoveryLog, SubsystemType, TransportType } from '../../wire/cold/discovery-log.ts';
+import { type AddressFlags, addAddress, isDiscovery, parseInteger, resolveAddress } from './address.ts';
 import { anaOfPath } from './ana.ts';
+import { connectDiscovered } from './discover-connect.ts';
+import { addFilter, type EntryFilter, FILTER_KEYS, matcher } from './discover-filter.ts';
+import { jsonLog, printLog } from './discover-text.ts';
+import { watchDiscovery } from './discover-watch.ts';
+import { type DiscoverWork, visitAll } from './discover-work.ts';
 import { decimalSize, printJson, printLine, printTable } from './print.ts';
 import { progress, runVerb, withController } from './run.ts';
 
-const TRTYPES: Readonly<Record<number, string>> = { 1: 'rdma', 2: 'fc', 3: 'tcp', 254: 'loop' };
-const ADRFAMS: Readonly<Record<number, string>> = {
-  1: 'ipv4',
-  2: 'ipv6',
-  3: 'infiniband',
-  4: 'fibre-channel',
-  254: 'loop',
-};
-const SUBTYPES: Readonly<Record<number, string>> = {
-  1: 'discovery subsystem referral',
-  2: 'nvme subsystem',
-  3: 'current discovery subsystem',
-};
-const SECTYPES: Readonly<Record<number, string>> = { 0: 'none', 1: 'tls', 2: 'tls13' };
-const SECURE_CHANNEL = ['not specified', 'required', 'not required', 'reserved'];
-
-function treqText(treq: number): string {
-  const parts = [SECURE_CHANNEL[treq & Treq.secureChannelMask]!];
-  if ((treq & Treq.DisableSqFlowControl) !== 0) parts.push('sq flow control disable supported');
-  return parts.join(', ');
+interface DiscoverFlags extends AddressFlags {
+  follow?: boolean;
+  persistent?: boolean;
+  connect?: boolean;
+  mdns?: boolean;
+  mdnsTime?: number;
+  portLocal?: boolean;
+  allSubsystems?: boolean;
+  extended?: boolean;
+  filter: EntryFilter[];
 }
-
-function eflagsText(eflags: number): string {
-  const names = ['duplicate discovery information', 'explicit discovery connections', 'no cdc connectivity'];
-  const set = names.filter((_, bit) => (eflags & (1 << bit)) !== 0);
-  return set.length === 0 ? 'none' : set.join(', ');
-}
-
-function record(entry: DiscoveryLogEntry): Record<string, string | number> {
-  return {
-    trtype: TRTYPES[entry.trtype] ?? 'unrecognized',
-    adrfam: ADRFAMS[entry.adrfam] ?? 'unrecognized',
-    subtype: SUBTYPES[entry.subtype] ?? 'unrecognized',
-    treq: treqText(entry.treq),
-    portid: entry.portid,
-    trsvcid: entry.trsvcid,
-    subnqn: entry.subnqn,
-    traddr: entry.traddr,
-    eflags: eflagsText(entry.eflags),
-    ...(entry.trtype === TransportType.Tcp ? { sectype: SECTYPES[entry.sectype] ?? 'unrecognized' } : {}),
-  };
-}
-
-function printLog(log: DiscoveryLog): void {
-  printLine();
-  printLine(`Discovery Log Number of Records ${log.numrec}, Generation counter ${log.genctr}`);
-  for (const [i, entry] of log.entries.entries()) {
-    printLine(`=====Discovery Log Entry ${i}======`);
-    for (const [name, value] of Object.entries(record(entry))) printLine(`${`${name}:`.padEnd(9)}${value}`);
-  }
-}
-
-const jsonLog = (log: DiscoveryLog): object => ({ genctr: log.genctr, records: log.entries.map(record) });
 
 export function registerDiscover(program: Command): void {
-  addAddress(program.command('discover').description('read the log of a Discovery controller'))
+  const command = program.command('discover').description('read the log of a Discovery controller');
+  addAddress(command, '', true)
     .option('--follow', 'follow referrals to other Discovery controllers')
-    .action((uri: string | undefined, flags: AddressFlags & { follow?: boolean }) =>
-      runVerb(async (signal) => {
-        const { options } = resolveAddress('discover', uri, flags, DISCOVERY_NQN);
-        if (flags.follow) {
-          await follow({ ...options, signal }, flags.output);
-          return;
-        }
-        const log = await progress(`reading the discovery log of ${options.address}`, discover({ ...options, signal }));
-        if (flags.output === 'json') printJson(jsonLog(log));
-        else printLog(log);
-      }),
-    );
+    .option('-p, --persistent', 'stay connected and print each change as a JSON line, until interrupted')
+    .option('--connect', 'connect to each NVM subsystem that is named and list its namespaces; with -p stay connected')
+    .option('--mdns', 'find the Discovery controllers by multicast DNS')
+    .option('--mdns-time <seconds>', 'how long to listen for answers (default 2)', parseInteger)
+    .option(
+      '--filter <key=pattern>',
+      `entries to take, * for anything; keys: ${FILTER_KEYS.join(', ')}; repeatable`,
+      addFilter,
+      [],
+    )
+    .option('--port-local', 'ask for what is reached through that port only (PLEO)')
+    .option('--all-subsystems', 'ask for subsystems that are closed to this host, too (ALLSUBE)')
+    .option('--extended', 'ask for extended entries (EXTDLPE)')
+    .action((uri: string | undefined, flags: DiscoverFlags) => runVerb((signal) => run(uri, flags, signal)));
 }
 
-async function follow(options: HostOptions, output: string): Promise<void> {
+async function run(uri: string | undefined, flags: DiscoverFlags, signal: AbortSignal): Promise<void> {
+  const starts = flags.mdns
+    ? await browse(uri, flags, signal)
+    : [resolveAddress('discover', uri, flags, DISCOVERY_NQN).options];
+  const ask = { portLocal: flags.portLocal, allSubsystems: flags.allSubsystems, extended: flags.extended };
+  const work: DiscoverWork = {
+    starts: starts.map((options) => ({ ...options, ...ask })),
+    follow: flags.follow ?? false,
+    connect: flags.connect ?? false,
+    filters: flags.filter,
+    output: flags.output,
+  };
+  if (flags.persistent) await watchDiscovery(work, signal);
+  else if (flags.connect) await connectDiscovered(work, signal);
+  else await show(work, flags.mdns ?? false, signal);
+}
+
+/** The Discovery controllers that answer, as addresses to ask. */
+async function browse(uri: string | undefined, flags: DiscoverFlags, signal: AbortSignal): Promise<HostOptions[]> {
+  if (uri !== undefined || flags.traddr !== undefined) {
+    throw new ConfigError('--mdns: found together with an address; give one of them');
+  }
+  const { mdnsTime } = flags;
+  const timeoutMs = mdnsTime === undefined ? undefined : mdnsTime * 1000;
+  const services = await progress('listening for Discovery controllers', browseDiscovery({ signal, timeoutMs }));
+  signal.throwIfAborted();
+  return services.map(({ addresses, port, nqn }) => {
+    const at = { traddr: addresses[0]!, trsvcid: port, nqn: flags.nqn ?? nqn ?? DISCOVERY_NQN };
+    return resolveAddress('discover', undefined, { ...flags, ...at }).options;
+  });
+}
+
+/** Prints the logs: one as nvme-cli does, several with the controller that each comes from. */
+async function show(
+  { starts, follow, filters, output }: DiscoverWork,
+  several: boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const take = (log: DiscoveryLog): DiscoveryLog => {
+    const entries = log.entries.filter(matcher(filters));
+    return { ...log, numrec: BigInt(entries.length), entries };
+  };
+  if (!several && !follow) {
+    const [options] = starts;
+    const log = take(
+      await progress(`reading the discovery log of ${options!.address}`, discover({ ...options!, signal })),
+    );
+    if (output === 'json') printJson(jsonLog(log));
+    else printLog(log);
+    return;
+  }
   const visits: object[] = [];
-  for await (const { address, port, log, error } of discoverReferrals(options)) {
+  for await (const { address, port, log, error } of visitAll(starts, follow, several, signal)) {
     visits.push({
       traddr: address,
       trsvcid: String(port),
-      ...(log === undefined ? { error: error?.message } : jsonLog(log)),
+      ...(log === undefined ? { error: error?.message } : jsonLog(take(log))),
     });
     if (output === 'json') continue;
     printLine(`Discovery controller ${address}:${port}`);
     if (log === undefined) printLine(error?.message);
-    else printLog(log);
+    else printLog(take(log));
   }
   if (output === 'json') printJson(visits);
+  else if (starts.length === 0) printLine('No Discovery controller answered');
 }
 
 /** The NVM subsystems that a Discovery controller names, on TCP. */

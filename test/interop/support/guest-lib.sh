@@ -112,3 +112,21 @@ nvmet_referral() {
   echo "$4" > "$folder/addr_trsvcid"
   echo 1 > "$folder/enable"
 }
+
+# ---- discovery
+
+# nvme_udevd: the device manager
+nvme_udevd() {
+  [ ! -e /run/udev/control ] || return 0
+  /usr/lib/systemd/systemd-udevd --daemon
+  wait_for 20 test -e /run/udev/control
+}
+
+discovery_controller() {
+  local folder
+  for folder in /sys/class/nvme/*; do
+    if [ "$(cat "$folder/cntrltype" 2> /dev/null)" = discovery ]; then echo "${folder##*/}"; fi
+  done
+}
+
+discovery_controller_nqn() { cat "/sys/class/nvme/$(discovery_controller)/subsysnqn"; }
