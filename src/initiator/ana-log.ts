@@ -33,17 +33,35 @@ export function reportsAna(identify: Pick<IdentifyController, 'cmic'>): boolean 
 export async function readAnaLog(source: AnaLogSource, groupsOnly = false): Promise<AnaLog> {
   const { nanagrpid, mnan, nn } = source.identify;
   const nsidBytes = groupsOnly ? 0 : (mnan === 0 ? nn : mnan) * 4;
-  const size = ANA_HEADER_BYTES + nanagrpid * ANA_DESCRIPTOR_BYTES + nsidBytes;
+  const bytesMax = ANA_HEADER_BYTES + nanagrpid * ANA_DESCRIPTOR_BYTES + nsidBytes;
   const pieceBytes = Math.min(PIECE_BYTES_MAX, source.maxTransferBytes);
   const lsp = groupsOnly ? RGO : 0;
-  const read = (bytes: number, offset: number, retainEvent: boolean): Promise<Uint8Array> =>
-    source.getLogPage({ lid: LogPage.Ana, bytes, offset, lsp, retainEvent, bytesPerCommand: pieceBytes });
-  if (size <= pieceBytes) return decodeAnaLog(await read(size, 0, false));
+  const read = (bytes: number, retainEvent: boolean): Promise<Uint8Array> =>
+    source.getLogPage({ lid: LogPage.Ana, bytes, lsp, retainEvent, bytesPerCommand: pieceBytes });
+  let bytes = Math.min(bytesMax, pieceBytes);
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
-    const page = await read(size, 0, true);
-    const { chgcnt } = decodeAnaLog(page);
-    const again = await read(ANA_HEADER_BYTES, 0, false);
-    if (new DataView(again.buffer, again.byteOffset).getBigUint64(0, true) === chgcnt) return decodeAnaLog(page);
+    const whole = bytes <= pieceBytes;
+    const page = await read(bytes, !whole);
+    const needed = Math.min(bytesMax, anaLogBytes(page));
+    if (needed > bytes) {
+      bytes = needed;
+      continue;
+    }
+    if (whole || chgcntOf(await read(ANA_HEADER_BYTES, false)) === chgcntOf(page)) return decodeAnaLog(page);
   }
   throw new NvmeofError('NVMEOF_ERR_ANA_LOG', `The ANA log changed during each of ${ATTEMPTS_MAX} readings`);
+}
+
+const viewOf = (page: Uint8Array): DataView => new DataView(page.buffer, page.byteOffset, page.byteLength);
+const chgcntOf = (page: Uint8Array): bigint => viewOf(page).getBigUint64(0, true);
+
+/** How long the log is, as far as its beginning tells; at least one group longer than `page` if that does not hold it all. */
+function anaLogBytes(page: Uint8Array): number {
+  const view = viewOf(page);
+  let end = ANA_HEADER_BYTES;
+  for (let left = view.getUint16(8, true); left > 0; left--) {
+    if (end + ANA_DESCRIPTOR_BYTES > page.length) return end + left * ANA_DESCRIPTOR_BYTES + page.length;
+    end += ANA_DESCRIPTOR_BYTES + view.getUint32(end + 4, true) * 4;
+  }
+  return end;
 }
