@@ -14,6 +14,7 @@ export {
   type HostControllerState,
 } from './initiator/controller.ts';
 export type { GetLogPageOptions } from './initiator/controller-commands.ts';
+export type { CopyOptions, CopySource } from './initiator/copy.ts';
 export {
   DiscoveredControllers,
   type DiscoveredControllersEvents,
@@ -38,6 +39,7 @@ export {
 } from './initiator/discovery-watch.ts';
 export { defaultHostIdentity, type HostIdentity } from './initiator/identity.ts';
 export { IoDispatcher } from './initiator/io-dispatcher.ts';
+export type { LbaStatusOptions, LbaStatusRange, LbaStatusReport } from './initiator/lba-status.ts';
 export { type BrowseOptions, browseDiscovery } from './initiator/mdns-browser.ts';
 export {
   type MultipathEvents,
@@ -46,8 +48,9 @@ export {
 } from './initiator/multipath/multipath-subsystem.ts';
 export type { PathPolicy } from './initiator/multipath/namespace-paths.ts';
 export type { MultipathPath } from './initiator/multipath/path.ts';
-export { HostNamespace, type IoOptions } from './initiator/namespace.ts';
+export { HostNamespace } from './initiator/namespace.ts';
 export type { IoSubmitter, NamespaceOwner } from './initiator/namespace-owner.ts';
+export type { IoOptions } from './initiator/operation.ts';
 export type { HostOptions } from './initiator/options.ts';
 export { type CommandDone, HostQueuePair } from './initiator/queue-pair.ts';
 export { formatNvmeUri, isNvmeUri, type NvmeUri, parseNvmeUri } from './initiator/uri.ts';

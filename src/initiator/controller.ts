@@ -367,6 +367,10 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
     return this.io.cancelWaiting(context);
   }
 
+  controllerFor(_nsid: number): HostController {
+    return this;
+  }
+
   identifyController(): Promise<IdentifyController> {
     return commands.identifyController(this.#execute);
   }

@@ -19,6 +19,17 @@ interface WaitingIo {
   readonly replayable: boolean;
   readonly onDone: CommandDone;
   readonly context: unknown;
+  /** The second command of a fused pair: both go to the same queue pair, one behind the other. */
+  readonly second?: WaitingIo;
+}
+
+/** One command of a fused pair. */
+export interface FusedHalf {
+  /** FUSE is set in it. */
+  readonly sqe: DataView;
+  /** For the controller. */
+  readonly data: Uint8Array;
+  readonly onDone: CommandDone;
 }
 
 /** Who waits for a slot of the dispatcher's queue pairs. */
@@ -122,19 +133,34 @@ export class IoDispatcher implements IoSubmitter {
     this.#wait({ sqe, direction, buffer, shortAllowed, replayable, onDone, context });
   }
 
+  /** Two commands as neighbours on one queue; never sent again once they were sent. Each gets its own `onDone`. */
+  submitFused(first: FusedHalf, second: FusedHalf, context: unknown): void {
+    const io = (half: FusedHalf): WaitingIo => ({
+      sqe: half.sqe,
+      direction: Direction.HostToController,
+      buffer: half.data,
+      shortAllowed: false,
+      replayable: false,
+      onDone: half.onDone,
+      context,
+    });
+    this.#wait({ ...io(first), second: io(second) });
+    this.#send();
+  }
+
   /** The next queue pair with a free slot, unless others wait already. */
   #pick(): HostQueuePair | undefined {
     if (this.#waiting.length !== 0) return undefined;
     return this.pickFree();
   }
 
-  /** A queue pair with a free slot, in turn. */
-  pickFree(): HostQueuePair | undefined {
+  /** A queue pair with so many free slots, in turn. */
+  pickFree(slots: number = 1): HostQueuePair | undefined {
     const pairs = this.#queuePairs;
     for (let tries = pairs.length; tries > 0; tries--) {
       this.#next = this.#next + 1 >= pairs.length ? 0 : this.#next + 1;
       const queuePair = pairs[this.#next]!;
-      if (queuePair.freeCount !== 0) return queuePair;
+      if (queuePair.freeCount >= slots) return queuePair;
     }
     return undefined;
   }
@@ -155,7 +181,7 @@ export class IoDispatcher implements IoSubmitter {
 
   #wait(io: WaitingIo): void {
     if (this.#failFast) {
-      queueMicrotask(() => io.onDone(PathStatus.HostPathingError, 0, io.context));
+      queueMicrotask(() => giveUp(io, PathStatus.HostPathingError));
       return;
     }
     this.#waiting.push(io);
@@ -167,6 +193,11 @@ export class IoDispatcher implements IoSubmitter {
     this.#queuePairs = queuePairs;
     this.#next = 0;
     this.#failFast = this.#alwaysFailFast;
+    if (!this.takesFused) {
+      const pairs = this.#waiting.filter(({ second }) => second !== undefined);
+      this.#waiting = this.#waiting.filter(({ second }) => second === undefined);
+      for (const io of pairs) giveUp(io, PathStatus.HostPathingError);
+    }
     this.#send();
   }
 
@@ -199,11 +230,11 @@ export class IoDispatcher implements IoSubmitter {
   #send(): void {
     let sent = 0;
     for (const io of this.#waiting) {
-      const queuePair = this.pickFree();
+      const queuePair = this.pickFree(io.second === undefined ? 1 : 2);
       if (queuePair === undefined) break;
       sent++;
-      const { sqe, direction, buffer, onDone, context, shortAllowed, replayable } = io;
-      queuePair.submitRaw(sqe, 0, direction, buffer, onDone, context, shortAllowed, replayable);
+      submit(queuePair, io);
+      if (io.second !== undefined) submit(queuePair, io.second);
     }
     if (sent !== 0) this.#waiting.splice(0, sent);
     this.#noteWaiting();
@@ -232,13 +263,32 @@ export class IoDispatcher implements IoSubmitter {
   /** Fails what waits, and from now on what is submitted while not connected. */
   failWaiting(status: number = PathStatus.HostPathingError): void {
     this.#failFast = true;
-    for (const io of this.#waiting.splice(0)) io.onDone(status, 0, io.context);
+    for (const io of this.#waiting.splice(0)) giveUp(io, status);
   }
 
   /** Takes back what waits with this context. @returns commands that were taken back, without `onDone` */
   cancelWaiting(context: unknown): number {
-    const before = this.#waiting.length;
-    this.#waiting = this.#waiting.filter((io) => io.context !== context);
-    return before - this.#waiting.length;
+    let count = 0;
+    this.#waiting = this.#waiting.filter((io) => {
+      if (io.context !== context) return true;
+      count += io.second === undefined ? 1 : 2;
+      return false;
+    });
+    return count;
   }
+
+  /** Some queue holds two commands, as a fused pair takes; true while that is not known. */
+  get takesFused(): boolean {
+    return this.#queuePairs.length === 0 || this.#queuePairs.some(({ slotCount }) => slotCount >= 2);
+  }
+}
+
+function submit(queuePair: HostQueuePair, io: WaitingIo): void {
+  const { sqe, direction, buffer, onDone, context, shortAllowed, replayable } = io;
+  queuePair.submitRaw(sqe, 0, direction, buffer, onDone, context, shortAllowed, replayable);
+}
+
+function giveUp(io: WaitingIo, status: number): void {
+  io.onDone(status, 0, io.context);
+  io.second?.onDone(status, 0, io.second.context);
 }

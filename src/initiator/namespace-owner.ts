@@ -3,6 +3,7 @@ import type { CommandDone } from '../transport/tcp/host-command.ts';
 import type { NvmeofError } from '../util/error.ts';
 import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import type { PassthruCommand, PassthruResult } from './admin-queue.ts';
+import type { HostController } from './controller.ts';
 
 /** A context that may say that its commands are no longer wanted: they are not sent again then. */
 export interface Cancellable {
@@ -52,6 +53,8 @@ export interface IoSubmitter {
 
 /** @public */
 export interface NamespaceOwner {
+  /** One controller that has the namespace: for Admin commands, and for I/O commands that must not be spread. @throws TransportError if there is none */
+  controllerFor(nsid: number): HostController;
   readonly io: IoSubmitter;
   /** Most bytes of one command's data; `Infinity` if there is no limit. */
   readonly maxTransferBytes: number;

@@ -1,16 +1,15 @@
 /** Block I/O on one namespace. The promise calls are a shell over the callbacks of `HostController.io`. */
 import { Direction, IoOpcode } from '../spec/opcode.ts';
-import type { CommandDone } from '../transport/tcp/host-command.ts';
+import { type CommandDone, NO_DATA } from '../transport/tcp/host-command.ts';
 import { NvmeofError, type NvmeStatusError, TransportError } from '../util/error.ts';
 import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import { buildSqe, type PassthruCommand, type PassthruResult } from './admin-queue.ts';
-import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
-
-/** @public */
-export interface IoOptions {
-  /** The call rejects with the signal's reason once no command of it is in flight any more; an Abort is sent for those that are. */
-  readonly signal?: AbortSignal;
-}
+import { compareAndWrite } from './compare-and-write.ts';
+import { type CopyOptions, type CopySource, copyRanges } from './copy.ts';
+import { type LbaStatusOptions, type LbaStatusReport, readLbaStatus } from './lba-status.ts';
+import type { NamespaceOwner } from './namespace-owner.ts';
+import { nvmLimits } from './nvm-limits.ts';
+import { type IoOptions, Operation } from './operation.ts';
 
 const BLOCKS_MAX = 65536;
 /** 512 bytes to 1 MiB a block. */
@@ -20,72 +19,9 @@ const RANGES_MAX = 256;
 const RANGE_BYTES = 16;
 const RANGE_BLOCKS_MAX = 0xffffffff;
 const DEALLOCATE = 4;
-
-/** One promise call: it may have become several commands. */
-class Operation implements Cancellable {
-  readonly owner: NamespaceOwner;
-  readonly what: string;
-  pending = 0;
-  #sealed = false;
-  #status = 0;
-  #result = 0;
-  #aborted: unknown;
-  cancelled = false;
-  readonly promise: Promise<void>;
-  #resolve: () => void = () => {};
-  #reject: (error: unknown) => void = () => {};
-  #unlisten: () => void = () => {};
-
-  constructor(owner: NamespaceOwner, what: string, signal: AbortSignal | undefined) {
-    this.owner = owner;
-    this.what = what;
-    this.promise = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    if (signal === undefined) return;
-    const onAbort = (): void => this.#abort(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
-    this.#unlisten = () => signal.removeEventListener('abort', onAbort);
-  }
-
-  static readonly done: CommandDone = (status, result, context) => (context as Operation).#oneDone(status, result);
-
-  /** All commands are submitted. */
-  seal(): Promise<void> {
-    this.#sealed = true;
-    this.#settleIfDone();
-    return this.promise;
-  }
-
-  #oneDone(status: number, result: number): void {
-    this.pending--;
-    if (status !== 0 && this.#status === 0) {
-      this.#status = status;
-      this.#result = result;
-    }
-    this.#settleIfDone();
-  }
-
-  #settleIfDone(): void {
-    if (!this.#sealed || this.pending !== 0) return;
-    this.#unlisten();
-    if (this.cancelled) {
-      this.#reject(this.#aborted);
-      return;
-    }
-    const error = this.owner.ioError(this.what, this.#status, this.#result);
-    if (error === undefined) this.#resolve();
-    else this.#reject(error);
-  }
-
-  #abort(reason: unknown): void {
-    this.#aborted = reason;
-    this.cancelled = true;
-    this.pending -= this.owner.cancelIo(this);
-    this.#settleIfDone();
-  }
-}
+const FUA = 0x4000_0000;
+const DEAC = 0x0200_0000;
+const NSZ = 0x0080_0000;
 
 /** @public */
 export class HostNamespace {
@@ -233,23 +169,103 @@ export class HostNamespace {
   async writeZeroes(
     slba: number,
     blockCount: number,
-    options: IoOptions & { readonly deallocate?: boolean } = {},
+    options: IoOptions & { readonly deallocate?: boolean; readonly fua?: boolean } = {},
   ): Promise<void> {
-    this.#checkRange('Write Zeroes', slba, blockCount);
-    await this.#run(`Write Zeroes of namespace ${this.nsid}, block ${slba} (${blockCount})`, options, (operation) => {
-      for (let done = 0; done < blockCount; done += BLOCKS_MAX) {
-        const count = Math.min(BLOCKS_MAX, blockCount - done);
+    const { writeZeroesBlocksMax } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const flags = (options.deallocate ? DEAC : 0) | (options.fua ? FUA : 0);
+    await this.#runRange('Write Zeroes', IoOpcode.WriteZeroes, slba, blockCount, writeZeroesBlocksMax, options, flags);
+  }
+
+  /**
+   * The whole namespace reads as zeroes afterwards, its space given up: one Write Zeroes with NSZ.
+   * @throws NvmeofError NVMEOF_ERR_UNSUPPORTED if the controller does not serve that
+   */
+  async zeroNamespace(options: IoOptions = {}): Promise<void> {
+    const { namespaceZeroes } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const what = `Write Zeroes of all of namespace ${this.nsid}`;
+    if (!namespaceZeroes) {
+      throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', `${what} is not supported by the controller; give a range`);
+    }
+    const sqe = buildSqe({ opcode: IoOpcode.WriteZeroes, nsid: this.nsid, cdw12: NSZ | DEAC });
+    await this.#runOne(what, options, sqe, NO_DATA);
+  }
+
+  /**
+   * Compares blocks with `data`, in several commands if the controller's limit asks for it.
+   * @throws NvmeStatusError Compare Failure (2/85h) if they differ
+   */
+  async compare(slba: number, data: Uint8Array, options: IoOptions & { readonly fua?: boolean } = {}): Promise<void> {
+    const { blockSize, maxTransferBlocks, nsid } = this;
+    const blockCount = this.#blocksOf('Compare', slba, data);
+    const { io } = this.owner;
+    await this.#run(`Compare of namespace ${nsid}, block ${slba} (${blockCount})`, options, (operation) => {
+      for (let done = 0; done < blockCount; done += maxTransferBlocks) {
+        const count = Math.min(maxTransferBlocks, blockCount - done);
+        const part = data.subarray(done * blockSize, (done + count) * blockSize);
+        const sqe = this.#rangeSqe(IoOpcode.Compare, slba + done, count, options.fua ? FUA : 0);
         operation.pending++;
-        this.owner.io.submitWriteZeroes(
-          this.nsid,
-          slba + done,
-          count,
-          options.deallocate ?? false,
-          Operation.done,
-          operation,
-        );
+        io.submitRaw(sqe, Direction.HostToController, part, Operation.done, operation, false, true);
       }
     });
+  }
+
+  /**
+   * Writes `data` if the blocks hold `expected`, as one operation that no other write comes between (fused Compare and Write).
+   * @returns false if they hold something else: nothing is written then
+   * @throws TransportError if the connection was lost before the answer: whether it was written is not known then, and it is not sent again
+   */
+  async compareAndWrite(
+    slba: number,
+    expected: Uint8Array,
+    data: Uint8Array,
+    options: IoOptions & { readonly fua?: boolean } = {},
+  ): Promise<boolean> {
+    const blockCount = this.#blocksOf('Compare and Write', slba, data);
+    if (expected.length !== data.length || blockCount > this.maxTransferBlocks) {
+      const found = `${expected.length} bytes to compare and ${data.length} to write`;
+      const allowed = `as many of both, at most ${this.maxTransferBlocks} blocks`;
+      throw new NvmeofError('NVMEOF_ERR_ARGUMENT', `Compare and Write has ${found}, allowed are ${allowed}`);
+    }
+    return compareAndWrite(
+      this.owner.controllerFor(this.nsid),
+      `Compare and Write of namespace ${this.nsid}, block ${slba} (${blockCount})`,
+      { sqe: this.#rangeSqe(IoOpcode.Compare, slba, blockCount, 0), data: expected },
+      { sqe: this.#rangeSqe(IoOpcode.Write, slba, blockCount, options.fua ? FUA : 0), data },
+      options.signal,
+    );
+  }
+
+  /** The controller reads the blocks without sending them. @throws NvmeStatusError if it cannot */
+  async verify(slba: number, blockCount: number, options: IoOptions & { readonly fua?: boolean } = {}): Promise<void> {
+    const { verifyBlocksMax } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const flags = options.fua ? FUA : 0;
+    await this.#runRange('Verify', IoOpcode.Verify, slba, blockCount, verifyBlocksMax, options, flags);
+  }
+
+  /** The blocks cannot be read (Unrecovered Read Error) until they are written again. */
+  async writeUncorrectable(slba: number, blockCount: number, options: IoOptions = {}): Promise<void> {
+    const { writeUncorrectableBlocksMax } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const opcode = IoOpcode.WriteUncorrectable;
+    await this.#runRange('Write Uncorrectable', opcode, slba, blockCount, writeUncorrectableBlocksMax, options, 0);
+  }
+
+  /**
+   * Copies ranges, one behind the other, to `slba` of this namespace, without moving the data to this host; in several commands, one after the
+   * other, if the limits ask for it.
+   */
+  async copy(slba: number, sources: readonly CopySource[], options: CopyOptions = {}): Promise<void> {
+    for (const source of sources) this.#checkRange('Copy', source.slba, source.blockCount);
+    this.#checkRange('Copy', slba, Math.max(1, sources.length));
+    const { nsid, identify } = this;
+    const controller = this.owner.controllerFor(nsid);
+    await copyRanges({ nsid, identify, controller }, slba, sources, options, (what, sqe, data, path, replayable) =>
+      this.#runOne(what, options, sqe, data, replayable, path),
+    );
+  }
+
+  /** What the controller knows of the state of blocks. */
+  getLbaStatus(options: LbaStatusOptions = {}): Promise<LbaStatusReport> {
+    return readLbaStatus(this.owner.controllerFor(this.nsid), this.nsid, options);
   }
 
   /** The controller may give up the blocks' space; what they read afterwards is the namespace's DLFEAT. */
@@ -267,10 +283,7 @@ export class HostNamespace {
     }
     const sqe = buildSqe({ opcode: IoOpcode.DatasetManagement, nsid: this.nsid, cdw10: ranges - 1, cdw11: DEALLOCATE });
     const data = new Uint8Array(list.buffer);
-    await this.#run(`Deallocate of namespace ${this.nsid}, block ${slba} (${blockCount})`, options, (operation) => {
-      operation.pending++;
-      this.owner.io.submitRaw(sqe, Direction.HostToController, data, Operation.done, operation, false, true);
-    });
+    await this.#runOne(`Deallocate of namespace ${this.nsid}, block ${slba} (${blockCount})`, options, sqe, data);
   }
 
   /** Any I/O command on this namespace; see `HostController.ioPassthru`. */
@@ -278,9 +291,56 @@ export class HostNamespace {
     return this.owner.ioPassthru({ ...command, nsid: this.nsid });
   }
 
-  async #run(what: string, options: IoOptions, submit: (operation: Operation) => void): Promise<void> {
+  #rangeSqe(opcode: number, slba: number, blockCount: number, flags: number): DataView {
+    const cdw12 = (blockCount - 1) | flags;
+    return buildSqe({ opcode, nsid: this.nsid, cdw10: slba >>> 0, cdw11: slba / 0x1_0000_0000, cdw12 });
+  }
+
+  /** A command without data on a range, in parts of `partMax` blocks. @param flags of CDW12 */
+  async #runRange(
+    name: string,
+    opcode: number,
+    slba: number,
+    blockCount: number,
+    partMax: number,
+    options: IoOptions,
+    flags: number,
+  ): Promise<void> {
+    this.#checkRange(name, slba, blockCount);
+    await this.#run(`${name} of namespace ${this.nsid}, block ${slba} (${blockCount})`, options, (operation) => {
+      for (let done = 0; done < blockCount; done += partMax) {
+        const sqe = this.#rangeSqe(opcode, slba + done, Math.min(partMax, blockCount - done), flags);
+        operation.pending++;
+        this.owner.io.submitRaw(sqe, Direction.None, NO_DATA, Operation.done, operation, false, true);
+      }
+    });
+  }
+
+  /** One command with data for the controller, or none. */
+  async #runOne(
+    what: string,
+    options: IoOptions,
+    sqe: DataView,
+    data: Uint8Array,
+    replayable: boolean = true,
+    owner: NamespaceOwner = this.owner,
+  ): Promise<void> {
+    const direction = data.length === 0 ? Direction.None : Direction.HostToController;
+    const submit = (operation: Operation): void => {
+      operation.pending++;
+      owner.io.submitRaw(sqe, direction, data, Operation.done, operation, false, replayable);
+    };
+    await this.#run(what, options, submit, owner);
+  }
+
+  async #run(
+    what: string,
+    options: IoOptions,
+    submit: (operation: Operation) => void,
+    owner: NamespaceOwner = this.owner,
+  ): Promise<void> {
     options.signal?.throwIfAborted();
-    const operation = new Operation(this.owner, what, options.signal);
+    const operation = new Operation(owner, what, options.signal);
     submit(operation);
     await operation.seal();
   }

@@ -73,6 +73,11 @@ export class HostQueuePair implements HostConnectionHandler {
     return this.#lost ? 0 : this.#freeCount;
   }
 
+  /** Commands that may be in flight at most. */
+  get slotCount(): number {
+    return this.#free.length;
+  }
+
   /** Commands in flight. */
   get activeCount(): number {
     return this.#free.length - this.#freeCount;

@@ -8,7 +8,7 @@ import { type AddressFlags, addAddress, parseBytes, parseInteger, resolveAddress
 import { printHexDump, printJson, printLine, writeRaw } from './print.ts';
 import { openNamespace, progress, requireNsid, runVerb, withIoHost } from './run.ts';
 
-interface IoFlags extends AddressFlags {
+export interface IoFlags extends AddressFlags {
   startBlock: number;
   blockCount: number;
   dataSize?: number;
@@ -18,7 +18,7 @@ interface IoFlags extends AddressFlags {
 }
 
 /** Connects with one I/O queue, does the work, says how it went. */
-async function onNamespace(
+export async function onNamespace(
   verb: string,
   uri: string | undefined,
   flags: AddressFlags,
@@ -36,7 +36,7 @@ async function onNamespace(
 }
 
 /** @returns the blocks of `--block-count`, or those that `--data-size` takes */
-function blocksOf(verb: string, flags: IoFlags, namespace: HostNamespace): number {
+export function blocksOf(verb: string, flags: IoFlags, namespace: HostNamespace): number {
   if (flags.dataSize === undefined) return flags.blockCount + 1;
   if (flags.dataSize === 0 || flags.dataSize % namespace.blockSize !== 0) {
     throw new ConfigError(
@@ -51,7 +51,7 @@ function blocksOf(verb: string, flags: IoFlags, namespace: HostNamespace): numbe
   return blocks;
 }
 
-const addRange = (command: Command): Command =>
+export const addRange = (command: Command): Command =>
   command
     .option('-s, --start-block <lba>', 'first block', parseInteger, 0)
     .option('-c, --block-count <n>', "blocks, 0's based", parseInteger, 0);
@@ -95,7 +95,7 @@ export function registerWrite(program: Command): void {
     );
 }
 
-async function readStdin(): Promise<Buffer> {
+export async function readStdin(): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks);
@@ -112,13 +112,21 @@ export function registerFlush(program: Command): void {
   );
 }
 
+interface WriteZeroesFlags extends IoFlags {
+  nsz?: boolean;
+}
+
 export function registerWriteZeroes(program: Command): void {
-  addRange(addAddress(program.command('write-zeroes').description('make blocks read as zeroes'), 'scd', true))
+  addRange(addAddress(program.command('write-zeroes').description('make blocks read as zeroes'), 'scdfZ', true))
     .option('-d, --deac', 'the blocks may be deallocated')
-    .action((uri: string | undefined, flags: IoFlags) =>
+    .option('-f, --force-unit-access', 'on stable media before it completes')
+    .option('-Z, --nsz', 'the whole namespace, deallocated')
+    .action((uri: string | undefined, flags: WriteZeroesFlags) =>
       onNamespace('write-zeroes', uri, flags, async (namespace, signal) => {
-        const blocks = flags.blockCount + 1;
-        await namespace.writeZeroes(flags.startBlock, blocks, { signal, deallocate: flags.deac ?? false });
+        const blocks = flags.nsz ? namespace.blockCount : flags.blockCount + 1;
+        const { deac: deallocate = false, forceUnitAccess: fua = false } = flags;
+        if (flags.nsz) await namespace.zeroNamespace({ signal });
+        else await namespace.writeZeroes(flags.startBlock, blocks, { signal, deallocate, fua });
         if (flags.output === 'text') printLine('NVME Write Zeroes Success');
         return { blocks };
       }),

@@ -1,6 +1,13 @@
 import type { Command } from 'commander';
 import { registerAnaLog } from './ana.ts';
 import { registerBench } from './bench.ts';
+import {
+  registerCompare,
+  registerCopy,
+  registerGetLbaStatus,
+  registerVerify,
+  registerWriteUncor,
+} from './block-verbs.ts';
 import { registerConnect } from './connect.ts';
 import { registerDiscover, registerList, registerListSubsys } from './discover.ts';
 import { registerGetFeature, registerSetFeature } from './features.ts';
@@ -30,6 +37,11 @@ export function registerHostCommands(program: Command): void {
   registerFlush(program);
   registerWriteZeroes(program);
   registerDsm(program);
+  registerCompare(program);
+  registerVerify(program);
+  registerWriteUncor(program);
+  registerCopy(program);
+  registerGetLbaStatus(program);
   registerPassthru(program);
   registerConnect(program);
   registerBench(program);

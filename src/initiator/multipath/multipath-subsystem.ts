@@ -201,6 +201,11 @@ export class MultipathSubsystem extends EventEmitter<MultipathEvents> implements
     return path.controller;
   }
 
+  /** Of the paths that I/O of the namespace goes to now. */
+  controllerFor(nsid: number): HostController {
+    return this.io.namespace(nsid)?.usable[0]?.controller ?? this.controller;
+  }
+
   // ---- namespaces
 
   get maxTransferBytes(): number {
