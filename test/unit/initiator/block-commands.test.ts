@@ -5,7 +5,7 @@ import { HostController } from '../../../src/initiator/controller.ts';
 import type { HostNamespace } from '../../../src/initiator/namespace.ts';
 import type { HostOptions } from '../../../src/initiator/options.ts';
 import { type HostPdu, pdu, ScriptedController, ScriptedTarget } from '../../support/scripted-target.ts';
-import { CopyBackend, SUBSYSTEM_NQN, TestTarget } from '../../support/test-target.ts';
+import { CopyBackend, MemoryStateStore, SUBSYSTEM_NQN, TestTarget } from '../../support/test-target.ts';
 import { pattern, rejection, until } from './support.ts';
 
 const COMPARE_FAILURE = 0x285;
@@ -19,7 +19,8 @@ describe('initiator: block commands on our target', () => {
   const BLOCKS = 131072;
 
   beforeEach(async () => {
-    t = await TestTarget.start({ backend: new MemoryBackend({ blockSize: 512, blockCount: BLOCKS }) });
+    const backend = new MemoryBackend({ blockSize: 512, blockCount: BLOCKS });
+    t = await TestTarget.start({ backend, state: new MemoryStateStore() });
     t.target.addNamespace(t.subsystem, { nsid: 2, backend: new CopyBackend({ blockCount: BLOCKS }) });
     controller = await connect();
     namespace = await controller.namespace(1);
