@@ -116,7 +116,9 @@ export function markdownReport({ subject, results }: Report): string {
 }
 
 /** What there is, without running it. */
-export function listLine<S>(one: ConformanceCase<S>): string {
+export function listLine(
+  one: Pick<ConformanceCase, 'id' | 'title' | 'requirement' | 'tags' | 'writes' | 'slow'>,
+): string {
   const marks = [
     ...(one.writes === 'namespace' ? ['writes'] : []),
     ...(one.writes === 'subsystem' ? ['destroys'] : []),

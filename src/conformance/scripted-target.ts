@@ -316,11 +316,11 @@ export class ScriptedTarget {
     });
   }
 
-  static async listen(port = 0): Promise<ScriptedTarget> {
+  static async listen(port = 0, address = '127.0.0.1'): Promise<ScriptedTarget> {
     const target = new ScriptedTarget();
     await new Promise<void>((resolve, reject) => {
       target.#server.once('error', reject);
-      target.#server.listen(port, '127.0.0.1', resolve);
+      target.#server.listen(port, address, resolve);
     });
     target.port = (target.#server.address() as { port: number }).port;
     return target;

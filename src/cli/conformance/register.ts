@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { TARGET_CASES } from '../../conformance/cases/index.ts';
+import { makeHostCases } from '../../conformance/host/cases.ts';
 import type { HostIdentity, OperatorAction } from '../../conformance/peer.ts';
 import { PEERS, type PeerName } from '../../conformance/quirks.ts';
 import {
@@ -24,6 +25,7 @@ import { ExitCode } from '../exit.ts';
 import { type AddressFlags, parseInteger, resolveAddress } from '../host/address.ts';
 import { printJson, printLine } from '../host/print.ts';
 import { runVerb } from '../host/run.ts';
+import { runHostMode } from './host-mode.ts';
 
 const FORMATS = ['text', 'json', 'junit', 'markdown'] as const;
 export type ReportFormat = (typeof FORMATS)[number];
@@ -42,6 +44,10 @@ interface Flags extends Omit<AddressFlags, 'output'> {
   secondHostnqn?: string;
   deniedHostnqn?: string;
   operator?: string;
+  host?: boolean;
+  listen: string;
+  settle: number;
+  driver?: string;
   output: ReportFormat;
 }
 
@@ -56,7 +62,7 @@ function parsePositive(text: string): number {
 export function registerConformance(program: Command): void {
   program
     .command('conformance')
-    .description('run the checklists of NVMe/TCP and NVMe commands against a target')
+    .description('run the checklists of NVMe/TCP and NVMe commands against a target, or (--host) against hosts')
     .argument('[uri]', 'nvme+tcp://host:port/subnqn?nsid=1')
     .option('-t, --transport <type>', 'transport type: tcp')
     .option('-a, --traddr <address>', 'address of the target')
@@ -86,8 +92,35 @@ export function registerConformance(program: Command): void {
       '--operator <command>',
       'shell command that changes the target: it is given one of add-namespace, remove-namespace, add-subsystem, remove-subsystem, ana-inaccessible, ana-optimized',
     )
+    .option('--host', 'be a target that misbehaves, one subsystem per case, and judge the hosts that connect')
+    .option('--listen <address:port>', 'with --host: where; cases of set-up have the ports above', '127.0.0.1:4420')
+    .option('--settle <ms>', 'with --host: how long a host may take to react', parsePositive, 3000)
+    .option(
+      '--driver <command>',
+      'with --host: shell command that uses the host, given ACTION PORT NQN [digests]; exit code 0, 4 for wrong data, or another',
+    )
     .addOption(new Option('-o, --output <format>', 'report').choices(FORMATS).default('text'))
-    .action((uri: string | undefined, flags: Flags) => runVerb((signal) => run(uri, flags, signal)));
+    .action((uri: string | undefined, flags: Flags) =>
+      flags.host === true ? runHosts(uri, flags) : runVerb((signal) => run(uri, flags, signal)),
+    );
+}
+
+/** Ctrl-C is how a run without a driver ends: what was found is reported all the same. */
+async function runHosts(uri: string | undefined, flags: Flags): Promise<void> {
+  if (uri !== undefined)
+    throw new ConfigError(
+      `conformance --host: found ${uri}, but no target is asked; --listen says where hosts connect`,
+    );
+  if (flags.list === true) {
+    for (const one of selectCases(makeHostCases(), flags.only, flags.skip)) printLine(listLine(one));
+    return;
+  }
+  const report = await runHostMode(flags);
+  // those that were decided were told when they were
+  if (flags.output === 'text')
+    for (const result of report.results) if (result.verdict === 'skipped') printLine(caseLine(result));
+  printReport(report, flags.output);
+  if (hasFailed(report, flags.strict === true)) process.exitCode = ExitCode.Status;
 }
 
 async function run(uri: string | undefined, flags: Flags, signal: AbortSignal): Promise<void> {

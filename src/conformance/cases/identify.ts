@@ -114,7 +114,8 @@ export const identifyCases: ConformanceCase[] = casesOf(
       async (peer) => {
         const admin = await peer.admin();
         const nsid = inactiveNsid(peer);
-        for (const cns of [0x00, 0x05, 0x08]) {
+        // 05h and 08h are of NVMe 2.0
+        for (const cns of peer.facts.raw.vs >= 0x20000 ? [0x00, 0x05, 0x08] : [0x00]) {
           const what = `CNS ${cns.toString(16).padStart(2, '0')}h on inactive NSID`;
           const completion = await peer.within(admin.identify(cns, { nsid }), 'Identify');
           checkStatus(completion, 0, what);

@@ -34,7 +34,8 @@ export function io(
   fields: Omit<SqeFields, 'nsid'> & { nsid?: number },
   data?: Uint8Array | number,
 ): Promise<Completion> {
-  const options = data === undefined ? {} : typeof data === 'number' ? { readBytes: data } : { data };
+  const by = data instanceof Uint8Array && data.length > peer.facts.inCapsuleBytes ? 'r2t' : 'capsule';
+  const options = data === undefined ? {} : typeof data === 'number' ? { readBytes: data } : ({ data, by } as const);
   return peer.within(host.command({ nsid: host.nsid, ...fields }, options), `opcode ${fields.opcode.toString(16)}h`);
 }
 

@@ -206,7 +206,9 @@ export const tcpCapsuleCases: ConformanceCase[] = casesOf(
       64,
       'command without data, SGLID 5Ah and 01h of length 0 -> accepted',
       async (peer) => {
-        const { admin, io } = await peer.association();
+        // Keep Alive is an error where KATO is 0
+        const admin = await peer.admin({ katoMs: 120_000 });
+        const io = await peer.io(admin);
         for (const id of [0x5a, 0x01]) {
           const sgl = { id, length: 0 };
           checkStatus(

@@ -16,10 +16,10 @@ function largest(peer: Peer): number {
   return Math.floor(bytes / peer.facts.blockBytes);
 }
 
-/** Asks for a write of `bytes` from block 0 on a queue of its own; what it was asked for. */
+/** Asks for a write of `bytes`, or what no capsule holds, from block 0 on a queue of its own; what it was asked for. */
 async function solicit(peer: Peer, bytes: number): Promise<{ io: RawHost; r2t: ReceivedPdu; bytes: number }> {
   const { io } = await peer.association();
-  const blocks = Math.max(1, Math.ceil(bytes / io.blockBytes));
+  const blocks = Math.min(largest(peer), Math.ceil(Math.max(bytes, peer.facts.inCapsuleBytes + 1) / io.blockBytes));
   const length = blocks * io.blockBytes;
   void io.completion(CID, { manual: true });
   const sgl = { id: 0x5a, length };
@@ -28,6 +28,22 @@ async function solicit(peer: Peer, bytes: number): Promise<{ io: RawHost; r2t: R
   check.equal([r2t.name, r2t.cccid, r2t.offset], ['R2T', CID, 0], 'R2T, CCCID and R2TO');
   check.that(r2t.length > 0 && r2t.length <= length && r2t.length % 4 === 0, `R2TL is ${r2t.length}`);
   return { io, r2t, bytes: length };
+}
+
+/** The cases that finish a write know one R2T for all of it. */
+function wholeR2t(r2t: ReceivedPdu, bytes: number): void {
+  if (r2t.length !== bytes) throw new Inconclusive(`an R2T asks for ${r2t.length} of ${bytes} bytes`);
+}
+
+/** H2CData of `data` from byte `from` on, no longer than MAXH2CDATA; the one that ends at `lastAt` has LAST_PDU. */
+function pieces(io: RawHost, r2t: ReceivedPdu, data: Buffer, lastAt = -1, from = 0): Buffer[] {
+  const list: Buffer[] = [];
+  for (let at = from; at < data.length; at += io.maxH2cData) {
+    const end = Math.min(data.length, at + io.maxH2cData);
+    const fields = { cccid: CID, ttag: r2t.ttag, offset: at, last: end === lastAt };
+    list.push(io.h2cData(fields, data.subarray(at, end)));
+  }
+  return list;
 }
 
 interface Fields {
@@ -208,8 +224,9 @@ export const tcpH2cCases: ConformanceCase[] = casesOf(
           'data past the R2T',
           [[Fes.OutOfRange, 0]],
           (r2t, io) => {
-            if (io.maxH2cData < r2t.length + 4) throw new Inconclusive('MAXH2CDATA is no more than the R2T');
-            return { fields: {}, data: r2t.length + 4 };
+            const last = r2t.length - 512;
+            void io.send(...pieces(io, r2t, Buffer.alloc(last)));
+            return { fields: { offset: last }, data: 516 };
           },
           512,
         ),
@@ -246,10 +263,11 @@ export const tcpH2cCases: ConformanceCase[] = casesOf(
       async (peer) => {
         const { io, r2t, bytes } = await solicit(peer, 512);
         const done = io.completion(CID);
-        const data = io.h2cData({ cccid: CID, ttag: r2t.ttag, offset: 0, last: true }, Buffer.alloc(bytes));
-        await io.send(data);
+        wholeR2t(r2t, bytes);
+        const data = pieces(io, r2t, Buffer.alloc(bytes), bytes);
+        await io.send(...data);
         checkStatus(await peer.within(done, 'Write'), 0, 'Write', 'io');
-        await io.send(data);
+        await io.send(data.at(-1)!);
         // the tag is free again: "unknown" and "out of sequence" both say so
         await peer.expectFatal(
           io,
@@ -284,8 +302,9 @@ export const tcpH2cCases: ConformanceCase[] = casesOf(
         const done = io.completion(CID);
         const data = pattern(bytes, 5);
         const fields = { cccid: CID, ttag: r2t.ttag };
-        await io.send(io.h2cData({ ...fields, offset: 0 }, data.subarray(0, bytes - 2)));
-        await io.send(io.h2cData({ ...fields, offset: bytes - 2, last: true }, data.subarray(bytes - 2)));
+        wholeR2t(r2t, bytes);
+        await io.send(io.h2cData({ ...fields, offset: 0 }, data.subarray(0, 510)));
+        await io.send(...pieces(io, r2t, data, bytes, 510));
         try {
           checkStatus(await peer.within(done, 'Write'), 0, 'Write in pieces of no whole dwords', 'io');
         } catch (error) {

@@ -134,6 +134,15 @@ export const tcpHeaderCases: ConformanceCase[] = casesOf(
       async (peer) => {
         // a target that echoes HPDA as its CPDA shows padding in both directions
         for (const hpda of [0, 7]) {
+          const probe = await peer.connect();
+          const taken = await peer.within(probe.icReq({ hpda, dgst: 3 }), 'ICResp').then(
+            () => true,
+            (error: unknown) => {
+              if (!probe.ended) throw error;
+              return false; // refuses to pad
+            },
+          );
+          if (!taken) continue;
           const { io } = await peer.association({ icReq: { hpda, dgst: 3 } });
           if (io.controllerAlignBytes <= 8) continue;
           const cid = io.nextCid();

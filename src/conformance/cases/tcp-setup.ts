@@ -230,7 +230,8 @@ export async function writePattern(
   const most = Math.max(1, Math.floor((peer.facts.mdtsBytes ?? 1 << 20) / io.blockBytes));
   for (let at = 0; at < blocks; at += most) {
     const part = data.subarray(at * io.blockBytes, Math.min(blocks, at + most) * io.blockBytes);
-    checkStatus(await peer.within(io.write(block + at, part, { by: 'r2t' }), 'Write'), 0, 'Write', 'io');
+    const by = part.length <= peer.facts.inCapsuleBytes ? 'capsule' : 'r2t';
+    checkStatus(await peer.within(io.write(block + at, part, { by }), 'Write'), 0, 'Write', 'io');
   }
   return data;
 }

@@ -108,7 +108,8 @@ export const tcpTerminationCases: ConformanceCase[] = casesOf(
       async (peer) => {
         const { io } = await peer.association();
         const first = io.completion(5, { manual: true });
-        const blocks = Math.max(1, Math.ceil(512 / io.blockBytes));
+        // more than a capsule holds
+        const blocks = Math.ceil((peer.facts.inCapsuleBytes + 1) / io.blockBytes);
         const length = blocks * io.blockBytes;
         const write = { opcode: 1, nsid: io.nsid, cid: 5, cdw12: blocks - 1, sgl: { id: 0x5a, length } };
         await io.send(io.capsule(sqeBytes(write)));
