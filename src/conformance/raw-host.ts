@@ -469,9 +469,12 @@ export class RawHost {
     );
   }
 
-  getFeature(fid: number, more: { sel?: number; cdw11?: number; readBytes?: number } = {}): Promise<Completion> {
+  getFeature(
+    fid: number,
+    more: { sel?: number; cdw11?: number; readBytes?: number; nsid?: number } = {},
+  ): Promise<Completion> {
     return this.command(
-      { opcode: 0x0a, cdw10: fid | ((more.sel ?? 0) << 8), cdw11: more.cdw11 ?? 0 },
+      { opcode: 0x0a, nsid: more.nsid ?? 0, cdw10: fid | ((more.sel ?? 0) << 8), cdw11: more.cdw11 ?? 0 },
       more.readBytes === undefined ? {} : { readBytes: more.readBytes },
     );
   }

@@ -88,6 +88,7 @@ export class TargetService {
           if (!NORMAL_CLOSE.test(reason))
             warn('connection', { portId: port.portId, peer, reason }, 'Connection closed');
         },
+        stateNotSaved: ({ nqn: subnqn }, err) => this.#log.error({ subnqn, err }, 'State not saved, command refused'),
         fatal: ({ cntlid, subsystem }, err) =>
           this.#log.error({ cntlid, subnqn: subsystem.nqn, err }, 'Controller fatal status'),
       },

@@ -33,6 +33,9 @@ export const AsyncNotice = {
   DiscoveryChange: 0xf0,
 } as const;
 
+/** Events of type 6 (I/O command set specific). */
+export const IoCommandSetEvent = { ReservationLogAvailable: 0x00 } as const;
+
 /** Bits of OAES and of feature 0Bh (Asynchronous Event Configuration). */
 export const AsyncEventBit = {
   NamespaceAttribute: 0x100,

@@ -67,7 +67,10 @@ export function abortCommands(
       done();
     });
   }
-  for (const request of victims) if (request.phase === Phase.Pending) request.queuePair.transport.abort(request);
+  for (const request of victims) {
+    // a fused half may have ended with its partner
+    if (!ended.has(request) && !request.queuePair.transport.abort(request)) request.queuePair.cancel(request);
+  }
   if (!victims.some((request) => !ended.has(request) && request.phase === Phase.Pending)) return;
   timer = clock.setTimer(() => {
     for (const request of victims) {

@@ -18,11 +18,11 @@ export const Access = {
   Flush: 0x08,
   /** Reservation commands, whose own rules decide the rest. */
   Reserve: 0x10,
-  /** The path to the namespace works (ANA). Said by those that need nothing else: every other need is refused with it. */
-  Reachable: 0x20,
+  /** Dataset Management that only gives hints: reservations treat it as a write, write protection does not. */
+  Advise: 0x20,
 } as const;
 
-const ALL = Access.Attached | Access.Read | Access.Write | Access.Flush | Access.Reserve | Access.Reachable;
+const ALL = Access.Attached | Access.Read | Access.Write | Access.Flush | Access.Reserve | Access.Advise;
 
 /** One reason why commands may be refused. */
 export interface AccessRule {
@@ -37,6 +37,11 @@ const writeProtection: AccessRule = {
   status: () => Status.NamespaceWriteProtected | DNR,
 };
 
+const reservation: AccessRule = {
+  forbids: (controller, namespace) => namespace.reservations.forbids(controller.host),
+  status: () => Status.ReservationConflict | DNR,
+};
+
 /** Before all others: what a namespace would refuse is not known where it cannot be reached. */
 const asymmetricAccess: AccessRule = {
   forbids: (controller, namespace) => (anaStatusOf(controller, namespace) === 0 ? 0 : ALL & ~Access.Attached),
@@ -44,7 +49,7 @@ const asymmetricAccess: AccessRule = {
 };
 
 /** In the order in which they answer when several forbid the same. */
-const RULES: readonly AccessRule[] = [asymmetricAccess, writeProtection];
+const RULES: readonly AccessRule[] = [asymmetricAccess, writeProtection, reservation];
 
 /** The bits that are allowed; 0 if the namespace is not attached. */
 export function accessOf(controller: Controller, namespace: Namespace | undefined): number {

@@ -2,7 +2,7 @@
  * Asynchronous events of one controller: the AERs the host left with us, what is enabled, what waits, what is masked until its log page is
  * read. Base 2.1 section 5.1.2.
  */
-import { AsyncEventType, LogPage } from '../spec/log-page.ts';
+import { AsyncEventType, IoCommandSetEvent, LogPage } from '../spec/log-page.ts';
 import type { Request } from './request.ts';
 
 /** AERL + 1: commands that may be outstanding. */
@@ -44,6 +44,15 @@ export class AsyncEvents {
   notice(info: number, lid: number, bit: number): void {
     if ((this.configuration & bit) === 0) return;
     this.#report({ type: AsyncEventType.Notice, info, lid });
+  }
+
+  /** Reservation notices wait in log page 80h. Feature 82h has the say, not 0Bh. */
+  reservation(): void {
+    this.#report({
+      type: AsyncEventType.IoCommandSet,
+      info: IoCommandSetEvent.ReservationLogAvailable,
+      lid: LogPage.ReservationNotification,
+    });
   }
 
   #report(event: AsyncEvent): void {
@@ -93,4 +102,5 @@ export const EVENT_LOG_PAGES: readonly number[] = [
   LogPage.ChangedNamespaces,
   LogPage.Ana,
   LogPage.Discovery,
+  LogPage.ReservationNotification,
 ];

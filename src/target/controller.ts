@@ -14,6 +14,8 @@ import { ErrorLog } from './error-log.ts';
 import { HOST_BEHAVIOR_DEFAULT, type HostBehaviorSettings } from './host-behavior.ts';
 import type { Namespace } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
+import { ReservationNotices } from './reservation-notices.ts';
+import type { HostKey } from './reservation-state.ts';
 import type { Subsystem } from './subsystem.ts';
 
 /** KAS: granularity of the keep alive timer, 100 ms units. */
@@ -27,6 +29,8 @@ const ENABLE_TIMEOUT_MS = 120_000;
 /** CAP.TO and CRTO: ready within 7.5 s (500 ms units). */
 const READY_TIMEOUT_500MS = 15;
 const CHANGED_NAMESPACES_MAX = 1024;
+/** `Controller.host` of a host that gave no identifier. */
+export const NO_HOST: HostKey = '0'.repeat(32);
 
 export interface ControllerOptions {
   readonly cntlid: number;
@@ -48,6 +52,8 @@ export class Controller {
   readonly cntlid: number;
   readonly hostnqn: string;
   readonly hostid: Uint8Array;
+  /** `hostid` as reservations know the host, whichever of its controllers acts. */
+  readonly host: HostKey;
   readonly portId: number;
   readonly localAddress: string | undefined;
   readonly kind: number;
@@ -72,6 +78,8 @@ export class Controller {
   timestampOffsetMs: number = Number.NaN;
   readonly #changedNamespaces = new Set<number>();
   readonly anaCounts: AnaChangeCounts = new AnaChangeCounts();
+  /** Log page 80h and feature 82h. */
+  readonly reservationNotices: ReservationNotices = new ReservationNotices();
   /** What its commands may do: `Access` bits by NSID (target/access.ts). */
   readonly access: Uint8Array;
   readonly startedMs: number;
@@ -94,6 +102,7 @@ export class Controller {
     this.cntlid = options.cntlid;
     this.hostnqn = options.hostnqn;
     this.hostid = options.hostid;
+    this.host = Buffer.from(options.hostid).toString('hex');
     this.katoMs = options.katoMs;
     this.portId = options.portId;
     this.localAddress = options.localAddress;
@@ -191,6 +200,7 @@ export class Controller {
     this.ioQueuesMax = this.subsystem.ioQueuesMax;
     this.#changedNamespaces.clear();
     this.anaCounts.reset();
+    this.reservationNotices.reset();
     for (const pair of [...this.#ioQueues.values()]) {
       this.#ioQueues.delete(pair.qid);
       pair.transport.close('controller reset');
@@ -281,6 +291,10 @@ export class Controller {
     return this.#ioQueues.size;
   }
 
+  get ioQueuePairs(): IterableIterator<QueuePair> {
+    return this.#ioQueues.values();
+  }
+
   /** Addresses of the connections, admin first. */
   peers(): string[] {
     return [this.#admin, ...this.#ioQueues.values()]
@@ -350,6 +364,11 @@ export class Controller {
       LogPage.ChangedNamespaces,
       AsyncEventBit.NamespaceAttribute,
     );
+  }
+
+  /** @param type `ReservationNotification` */
+  reservationNotice(namespace: Namespace, type: number): void {
+    if (this.reservationNotices.add(namespace, type)) this.asyncEvents.reservation();
   }
 
   /** NSIDs of log page 04h, ascending; a single FFFFFFFFh if there are too many. */

@@ -9,6 +9,7 @@ import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
 import type { Controller } from './controller.ts';
 import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
+import type { Reservations } from './reservations.ts';
 import { UncorrectableBlocks, type UncorrectableKeeper } from './uncorrectable.ts';
 
 /** @public */
@@ -75,6 +76,7 @@ export class Namespace {
   readonly eui64: Uint8Array | undefined;
   /** Changes through `Subsystem.setAnaGroup`. */
   anagrpid: number;
+  readonly reservations: Reservations;
   /** Reads by this backend need a buffer each. */
   readonly readNeedsBuffer: boolean;
   readonly uncorrectable: UncorrectableBlocks;
@@ -89,7 +91,7 @@ export class Namespace {
   writeCommands = 0;
 
   /** @param keeper keeps the uncorrectable blocks over a restart */
-  constructor(options: NamespaceOptions, uuid: Uint8Array, keeper?: UncorrectableKeeper) {
+  constructor(options: NamespaceOptions, uuid: Uint8Array, reservations: Reservations, keeper?: UncorrectableKeeper) {
     this.nsid = options.nsid;
     this.backend = options.backend;
     this.blockSize = options.backend.blockSize;
@@ -97,6 +99,7 @@ export class Namespace {
     this.blockCount = options.backend.blockCount;
     this.readOnly = options.readOnly === true || options.backend.readOnly;
     this.uuid = uuid;
+    this.reservations = reservations;
     this.nguid =
       options.nguid === undefined ? undefined : Uint8Array.from(Buffer.from(options.nguid.replaceAll('-', ''), 'hex'));
     this.eui64 =

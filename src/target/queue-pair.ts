@@ -12,7 +12,7 @@ import type { CommandSet } from './commands/command-set.ts';
 import type { Controller } from './controller.ts';
 import { FusedPairs } from './fused-pairs.ts';
 import { GateState } from './range-gate.ts';
-import { NO_ERROR_LOCATION, Request } from './request.ts';
+import { NO_ERROR_LOCATION, Phase, Request } from './request.ts';
 
 /** What the core needs from the transport of one queue pair. */
 export interface QueueTransport {
@@ -159,6 +159,11 @@ export class QueuePair {
 
   /** The command whose data is complete. */
   execute(request: Request): void {
+    if (request.abortion !== undefined) {
+      request.finish(0); // with the status of the abort
+      return;
+    }
+    request.phase = Phase.Executing;
     if (request.fuse !== 0) this.#fused.execute(request, this.commandSet);
     else request.executeCommand(request);
   }

@@ -8,6 +8,7 @@ import { DNR, MORE, Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import type { WorkMemory } from '../util/work-memory.ts';
+import type { Abortion } from './abortion.ts';
 import type { Namespace, NamespaceIo } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
 import { type GateEntry, GateState } from './range-gate.ts';
@@ -15,6 +16,9 @@ import { type GateEntry, GateState } from './range-gate.ts';
 const EMPTY = new Uint8Array(0);
 /** Parameter Error Location "no specific field" (Base 2.1, Error Information log). */
 export const NO_ERROR_LOCATION = 0xffff;
+
+/** Where a command stands: decoded at most, running, or ended (its answer may still have to be sent). */
+export const Phase = { Pending: 0, Executing: 1, Finished: 2 } as const;
 
 /** Runs when a step of a command that takes several backend operations is done. */
 export type Continuation = (request: Request, status: number) => void;
@@ -36,6 +40,10 @@ export class Request implements NamespaceIo {
   cid = 0;
   /** Between `acquire` and `release`. */
   inUse = false;
+  /** One of `Phase`. */
+  phase: number = Phase.Pending;
+  /** Another host takes it back: how it ends, and who waits for that. */
+  abortion: Abortion | undefined = undefined;
   /** Direction of the data (spec/opcode.ts Direction), and how many bytes the command moves; decided by `QueuePair.prepare`. */
   direction = 0;
   transferBytes = 0;
@@ -161,7 +169,7 @@ export class Request implements NamespaceIo {
   }
 
   get abandoned(): boolean {
-    return this.queuePair.closed;
+    return this.queuePair.closed || this.abortion !== undefined;
   }
 
   get deallocatedIsError(): boolean {
@@ -195,9 +203,13 @@ export class Request implements NamespaceIo {
 
   /** Ends the command, whatever continuation it had. */
   finish(status: number): void {
-    this.status = status;
+    const abortion = this.abortion;
+    this.abortion = undefined;
+    this.phase = Phase.Finished;
+    this.status = abortion === undefined ? status : abortion.status;
     this.transient = false; // the data is used; the answer may have to wait
     this.queuePair.completed(this);
+    if (abortion !== undefined) abortion.ended();
   }
 
   /** For `QueuePair` only: back to the state of a free slot. */
@@ -227,6 +239,13 @@ export class Request implements NamespaceIo {
     this.fuse = 0;
     this.fuseStatus = 0;
     this.partner = undefined;
+    this.phase = Phase.Pending;
     this.inUse = false;
+    if (this.abortion !== undefined) {
+      // dropped with its connection
+      const abortion = this.abortion;
+      this.abortion = undefined;
+      abortion.ended();
+    }
   }
 }

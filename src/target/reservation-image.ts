@@ -38,8 +38,7 @@ const KEY = /^0x[0-9a-f]{1,16}$/;
  * @throws NvmeofError NVMEOF_ERR_RESERVATION_IMAGE
  */
 export function reservationState(image: unknown, where: string): ReservationState {
-  const fail = (what: string): NvmeofError =>
-    new NvmeofError('NVMEOF_ERR_RESERVATION_IMAGE', `${where}: ${what}`);
+  const fail = (what: string): NvmeofError => new NvmeofError('NVMEOF_ERR_RESERVATION_IMAGE', `${where}: ${what}`);
   if (typeof image !== 'object' || image === null) throw fail('reservations must be an object');
   const { version, generation, type, holder, persistThroughPowerLoss, registrants } = image as Record<string, unknown>;
   if (version !== RESERVATION_IMAGE_VERSION) {
@@ -57,7 +56,8 @@ export function reservationState(image: unknown, where: string): ReservationStat
     if (typeof hostid !== 'string' || !HOST.test(hostid) || keys.has(hostid)) {
       throw fail(`hostid ${JSON.stringify(hostid)} must be 32 hex digits, each host once`);
     }
-    if (typeof key !== 'string' || !KEY.test(key)) throw fail(`key ${JSON.stringify(key)} must be 0x and 1 to 16 hex digits`);
+    if (typeof key !== 'string' || !KEY.test(key))
+      throw fail(`key ${JSON.stringify(key)} must be 0x and 1 to 16 hex digits`);
     keys.set(hostid, BigInt(key));
   }
   const single = type !== 0 && !isHeldByAll(type);

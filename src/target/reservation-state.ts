@@ -235,10 +235,7 @@ const release: Transition<ReleaseCommand> = (state, host, { type }) => {
   if (state.type === 0 || !holds(state, host)) return succeed(state);
   if (state.type !== type) return refuse(state, Status.InvalidField);
   const tells = type !== ReservationType.WriteExclusive && type !== ReservationType.ExclusiveAccess;
-  return succeed(
-    released(state),
-    tells ? toOthers(state, host, ReservationNotification.ReservationReleased) : [],
-  );
+  return succeed(released(state), tells ? toOthers(state, host, ReservationNotification.ReservationReleased) : []);
 };
 
 const clear: Transition<ReleaseCommand> = (state, host) =>

@@ -7,6 +7,7 @@ import { AnaState } from '../wire/cold/log-ana.ts';
 import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkAnagrpid } from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
+import { reservationsOf } from './namespace-reservations.ts';
 import type { StateStore } from './state-store.ts';
 import type { UncorrectableKeeper } from './uncorrectable.ts';
 import { savedProtection } from './write-protection.ts';
@@ -47,6 +48,8 @@ export interface SubsystemEvents {
   connected(controller: Controller): void;
   closed(controller: Controller, reason: string): void;
   fatal(controller: Controller, error: unknown): void;
+  /** A command that had to be durable failed: what it would have changed is as before. */
+  stateNotSaved(subsystem: Subsystem, error: unknown): void;
   /** Log page 70h as the host behind `controller` sees it. @param options `DiscoveryLogOption` bits that it asked for */
   discoveryPage(controller: Controller, options: number): Uint8Array;
   /** The `DiscoveryLogOption` bits that this host may ask for. */
@@ -194,7 +197,8 @@ export class Subsystem {
     }
     if (this.namespaces[nsid] !== undefined) throw new ConfigError(`Namespace ${nsid} of ${this.nqn} exists already`);
     const uuid = options.uuid === undefined ? this.#makeUuid(nsid) : uuidBytes(options.uuid);
-    const namespace = new Namespace(options, uuid, this.#uncorrectableKeeper(options.backend, uuid));
+    const reservations = reservationsOf(this, nsid, uuid, this.#clock);
+    const namespace = new Namespace(options, uuid, reservations, this.#uncorrectableKeeper(options.backend, uuid));
     namespace.writeProtection = savedProtection(this.state, namespace);
     this.namespaces[nsid] = namespace;
     this.#namespaceChanged(nsid);

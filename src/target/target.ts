@@ -21,6 +21,8 @@ export interface TargetEvents {
   closed?(controller: Controller, reason: string): void;
   connectionClosed?(port: Port, peer: string, reason: string): void;
   fatal?(controller: Controller, error: unknown): void;
+  /** The state store failed; the command that needed it was refused. */
+  stateNotSaved?(subsystem: Subsystem, error: unknown): void;
 }
 
 /** @public */
@@ -83,6 +85,7 @@ export class Target {
         connected: (controller) => this.#events.connected?.(controller),
         closed: (controller, reason) => this.#events.closed?.(controller, reason),
         fatal: (controller, error) => this.#events.fatal?.(controller, error),
+        stateNotSaved: (subsystem, error) => this.#events.stateNotSaved?.(subsystem, error),
         discoveryPage: (controller, asked) => this.#log.page(this.discovery, controller, asked),
         discoveryOptions: (controller) => this.#log.options(controller),
       },
@@ -133,9 +136,16 @@ export class Target {
     subsystem.addNamespace(options);
   }
 
-  /** Takes the namespace out, then closes its backend. */
+  /** Takes the namespace out, with its reservations, then closes its backend. */
   async removeNamespace(subsystem: Subsystem, nsid: number): Promise<void> {
-    await subsystem.removeNamespace(nsid)?.close();
+    const reservations = subsystem.namespaces[nsid]?.reservations;
+    const backend = subsystem.removeNamespace(nsid);
+    try {
+      // at the end of the process they stay, for the next one
+      if (!this.#closed) await reservations?.forget();
+    } finally {
+      await backend?.close();
+    }
   }
 
   /** Allow-list of a subsystem; the discovery log changes with it. */

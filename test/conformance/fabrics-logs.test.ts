@@ -99,7 +99,8 @@ describe('conformance: log pages', () => {
     expect([io(0), io(1), io(2), io(8), io(9)]).to.deep.equal([1, 3, 1, 3, 3]);
     const more = [io(0x04), io(0x05), io(0x0c), io(0x19)];
     expect(more, 'Write Uncorrectable, Compare, Verify, Copy').to.deep.equal([3, 1, 1, 3]);
-    for (const opcode of [0x0d, 0x12]) expect(data.readUInt32LE(1024 + opcode * 4)).to.equal(0);
+    expect([io(0x0d), io(0x0e), io(0x11), io(0x15)], 'reservations').to.deep.equal([1, 1, 1, 1]);
+    for (const opcode of [0x12]) expect(data.readUInt32LE(1024 + opcode * 4)).to.equal(0);
     expect((await admin.logPage(5, 4096, { cdw14: 1 << 24 })).code).to.equal(INVALID_FIELD);
   });
 

@@ -11,6 +11,7 @@ import type { Request } from '../request.ts';
 import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
 import { IO_FEATURES } from './io-features.ts';
+import { reservationFeatures } from './reservation-features.ts';
 
 /** One feature: absent `set` means not changeable. */
 export interface FeatureEntry {
@@ -27,8 +28,11 @@ export interface FeatureEntry {
   readonly initialData?: () => Uint8Array;
   /** Absent: always. */
   readonly isServed?: (controller: Controller) => boolean;
-  /** Default: of the controller. 'namespace': of one that is attached; 'namespace-or-all': of one, or all by FFFFFFFFh or 0. */
-  readonly scope?: 'namespace' | 'namespace-or-all';
+  /**
+   * Default: of the controller. 'namespace': of one that is attached; 'namespace-or-all': of one, or all by FFFFFFFFh or 0; 'namespace-set-all': of
+   * one, and FFFFFFFFh sets all.
+   */
+  readonly scope?: 'namespace' | 'namespace-or-all' | 'namespace-set-all';
   /** @returns a status; or undefined: it finishes the request itself */
   readonly set?: (controller: Controller, request: Request) => number | undefined;
 }
@@ -187,6 +191,7 @@ const ENTRIES: readonly FeatureEntry[] = [
   keepAliveTimer,
   hostIdentifier,
   ...IO_FEATURES,
+  ...reservationFeatures,
 ];
 
 const isServed = (entry: FeatureEntry, controller: Controller): boolean =>
@@ -209,12 +214,13 @@ const INDEX: readonly number[] = Array.from({ length: 256 }, (_, fid) =>
 const CDW10_SAVE = 0x8000_0000;
 
 /** NSID against what the feature belongs to. @returns 0 or a status */
-function checkScope(entry: FeatureEntry, request: Request): number {
+function checkScope(entry: FeatureEntry, request: Request, sets: boolean): number {
   const nsid = sqeNsid(request.sqe, request.sqeBase);
   const isAll = nsid === 0 || nsid === NSID_ALL;
   if (entry.scope === undefined) return isAll ? 0 : request.fail(SpecificStatus.FeatureNotNamespaceSpecific, 4);
   if (isAll) {
     if (entry.scope === 'namespace-or-all') return 0;
+    if (entry.scope === 'namespace-set-all' && sets && nsid === NSID_ALL) return 0;
     return nsid === 0 ? request.fail(Status.InvalidNamespaceOrFormat, 4) : request.invalidField(4);
   }
   const controller = request.queuePair.controller!;
@@ -232,7 +238,7 @@ export const setFeatures: CommandHandler = {
     const ana = setFeaturesAna(request, entry.fid);
     if (ana !== 0) return ana;
     if (entry.set === undefined) return request.fail(SpecificStatus.FeatureNotChangeable, 40);
-    const status = checkScope(entry, request);
+    const status = checkScope(entry, request, true);
     if (status !== 0) return status;
     if (entry.dataBytes > 0 && entry !== hostIdentifier) {
       request.direction = Direction.HostToController;
@@ -258,7 +264,7 @@ export const getFeatures: CommandHandler = {
     const ana = getFeaturesAna(request, entry.fid);
     if (ana !== 0) return ana;
     if (entry.scope !== undefined && select !== FeatureSelect.Capabilities) {
-      const status = checkScope(entry, request);
+      const status = checkScope(entry, request, false);
       if (status !== 0) return status;
     }
     const hasData = select !== FeatureSelect.Capabilities && entry.dataBytes > 0;

@@ -29,6 +29,8 @@ const NSID_LIST_MAX = 1024;
 
 const CTRATT_HOST_ID_128 = 0x01;
 const CTRATT_TRAFFIC_BASED_KEEP_ALIVE = 0x40;
+/** RHII: reservation commands need a host identifier. */
+const CTRATT_RESERVATIONS_NEED_HOST_ID = 0x0004_0000;
 const CMIC_MULTI_PORT = 0x01;
 const CMIC_MULTI_CONTROLLER = 0x02;
 const CMIC_ANA = 0x08;
@@ -40,6 +42,7 @@ const ONCS_COMPARE = 0x01;
 const ONCS_WRITE_UNCORRECTABLE = 0x02;
 const ONCS_DSM = 0x04;
 const ONCS_WRITE_ZEROES = 0x08;
+const ONCS_RESERVATIONS = 0x20;
 const ONCS_TIMESTAMP = 0x40;
 const ONCS_VERIFY = 0x80;
 const ONCS_COPY = 0x100;
@@ -140,6 +143,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     anacap: ANACAP,
     anagrpmax: ANA_GROUPS_MAX,
     nanagrpid: ANA_GROUPS_MAX,
+    ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID,
     frmw: 0x03, // one slot, read only
     wctemp: WCTEMP_KELVIN,
     cctemp: CCTEMP_KELVIN,
@@ -154,6 +158,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
       ONCS_WRITE_UNCORRECTABLE |
       ONCS_DSM |
       ONCS_WRITE_ZEROES |
+      ONCS_RESERVATIONS |
       ONCS_TIMESTAMP |
       ONCS_VERIFY |
       ONCS_COPY |
@@ -203,6 +208,7 @@ function identifyNamespace(namespace: Namespace, controller: Controller): Uint8A
     nlbaf: 0,
     flbas: 0,
     nmic: NMIC_SHARED,
+    rescap: namespace.reservations.capabilities,
     dlfeat: readsZero ? DLFEAT_READS_ZERO | DLFEAT_WRITE_ZEROES_DEAC : 0,
     ...atomicUnits(namespace),
     ...copyLimits(namespace.blockSize),
@@ -253,6 +259,7 @@ const BUILDERS: Readonly<Record<number, Build>> = {
       nmic: NMIC_SHARED,
       anagrpid: namespace.anagrpid,
       nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
+      rescap: namespace.reservations.capabilities,
       nstat: NSTAT_READY,
     }),
   ),

@@ -5,14 +5,16 @@ import { NSID_ALL } from '../../spec/identify.ts';
 import { Direction, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, Status } from '../../spec/status.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeNsid } from '../../wire/sqe.ts';
-import { Access } from '../access.ts';
+import { Access, refusalOf } from '../access.ts';
 import { anaStatusOfAll } from '../ana-access.ts';
+import type { Controller } from '../controller.ts';
 import type { Request } from '../request.ts';
 import { admitted, blockRange } from './admitted.ts';
 import { type CommandSet, commandSet } from './command-set.ts';
 import { compare, compareAndWrite, verify } from './compare.ts';
 import { copy } from './copy.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
+import { reservationCommands } from './reservation.ts';
 import { writeUncorrectable } from './write-uncorrectable.ts';
 
 const CDW12_FUA = 0x4000_0000;
@@ -28,7 +30,7 @@ const DSM_RANGE_BYTES = 16;
 const READ = Access.Attached | Access.Read;
 const WRITE = Access.Attached | Access.Write;
 const FLUSH = Access.Attached | Access.Flush;
-const HINT = Access.Attached | Access.Reachable;
+const ADVISE = Access.Attached | Access.Advise;
 
 function prepareRead(request: Request): number {
   const namespace = admitted(request, READ);
@@ -67,9 +69,23 @@ function executeWrite(request: Request): void {
 
 /** FFFFFFFFh flushes every attached namespace (VWC bits 2:1 = 11b). */
 function prepareFlush(request: Request): number {
-  // one that cannot be reached now must not pass for flushed
-  if (sqeNsid(request.sqe, request.sqeBase) === NSID_ALL) return anaStatusOfAll(request.queuePair.controller!);
+  if (sqeNsid(request.sqe, request.sqeBase) === NSID_ALL) {
+    // one that cannot be reached, or may not be flushed, must not pass for flushed
+    const controller = request.queuePair.controller!;
+    return anaStatusOfAll(controller) || flushAllStatus(controller);
+  }
   return admitted(request, FLUSH) === undefined ? request.status : 0;
+}
+
+/** 0, or why the host may not flush one of its namespaces. */
+function flushAllStatus(controller: Controller): number {
+  const { access } = controller;
+  for (let nsid = 1; nsid < access.length; nsid++) {
+    if ((access[nsid]! & FLUSH) === Access.Attached) {
+      return refusalOf(controller, controller.subsystem.namespaces[nsid], FLUSH)!;
+    }
+  }
+  return 0;
 }
 
 function executeFlush(request: Request): void {
@@ -119,8 +135,8 @@ function executeWriteZeroes(request: Request): void {
 
 function prepareDsm(request: Request): number {
   const deallocates = (sqeCdw11(request.sqe, request.sqeBase) & DSM_DEALLOCATE) !== 0;
-  // hints alone change nothing
-  if (admitted(request, deallocates ? WRITE : HINT) === undefined) return request.status;
+  // hints alone change nothing, but are no more welcome from a host that may not write
+  if (admitted(request, deallocates ? WRITE : ADVISE) === undefined) return request.status;
   request.direction = Direction.HostToController;
   request.transferBytes = ((sqeCdw10(request.sqe, request.sqeBase) & 0xff) + 1) * DSM_RANGE_BYTES;
   return 0;
@@ -178,6 +194,7 @@ export const ioCommandSet: CommandSet = commandSet(
     [IoOpcode.Compare]: compare,
     [IoOpcode.Verify]: verify,
     [IoOpcode.Copy]: copy,
+    ...reservationCommands,
   },
   compareAndWrite,
 );

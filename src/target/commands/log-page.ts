@@ -49,6 +49,7 @@ const CHANGES_BLOCKS: readonly number[] = [
   IoOpcode.Copy,
 ];
 const NOT_ON_DISCOVERY: readonly number[] = [AdminOpcode.GetLbaStatus];
+const FEATURE_SCOPE_NAMESPACE = 1 << 20;
 const FEATURE_SCOPE_CONTROLLER = 1 << 21;
 const TRTYPE_TCP = 3;
 
@@ -116,7 +117,9 @@ function effects(request: Request, controller: Controller): Uint8Array | number 
 
 function featureEffects(_request: Request, controller: Controller): Uint8Array {
   const fids = new Array<number>(256).fill(0);
-  for (const feature of featuresOf(controller)) fids[feature.fid] = CSUPP | FEATURE_SCOPE_CONTROLLER;
+  for (const { fid, scope } of featuresOf(controller)) {
+    fids[fid] = CSUPP | (scope === undefined ? FEATURE_SCOPE_CONTROLLER : FEATURE_SCOPE_NAMESPACE);
+  }
   return featureEffectsCodec.encode({ fis: fids });
 }
 
@@ -171,6 +174,15 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
     },
   },
   [LogPage.FeatureEffects]: { onIo: true, onDiscovery: true, build: featureEffects },
+  [LogPage.ReservationNotification]: {
+    onIo: true,
+    onDiscovery: false,
+    // one notice for each command that reads its beginning
+    build: (request, controller) => controller.reservationNotices.page(offsetOf(request) === 0),
+    clear: (controller) => {
+      if (controller.reservationNotices.waiting > 0) controller.asyncEvents.reservation();
+    },
+  },
   [LogPage.Discovery]: {
     onIo: false,
     onDiscovery: true,
@@ -197,6 +209,9 @@ function find(request: Request): LogEntry | undefined {
 }
 
 const lspOf = (request: Request): number => (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7f;
+
+/** LPO, bytes. */
+const offsetOf = ({ sqe, sqeBase }: Request): number => sqeCdw12(sqe, sqeBase) + sqeCdw13(sqe, sqeBase) * 2 ** 32;
 
 const CDW10_RAE = 0x8000;
 const CDW14_INDEX_OFFSET = 0x0080_0000;
@@ -228,7 +243,7 @@ export const getLogPage: CommandHandler = {
       request.finish(page | DNR);
       return;
     }
-    const offset = sqeCdw12(sqe, sqeBase) + sqeCdw13(sqe, sqeBase) * 2 ** 32;
+    const offset = offsetOf(request);
     if (offset > page.length) {
       request.finish(request.invalidField(48));
       return;
@@ -238,8 +253,8 @@ export const getLogPage: CommandHandler = {
     answer.set(page.subarray(offset, offset + answer.length));
     request.answer(answer);
     if ((sqeCdw10(sqe, sqeBase) & CDW10_RAE) === 0) {
-      entry.clear?.(controller);
       controller.asyncEvents.logRead(sqeCdw10(sqe, sqeBase) & 0xff);
+      entry.clear?.(controller);
     }
     request.finish(Status.Success);
   },

@@ -18,11 +18,12 @@ import {
   reservationReleaseCodec,
 } from '../../wire/cold/reservation.ts';
 import { sqeCdw10, sqeCdw11 } from '../../wire/sqe.ts';
-import { Access, admitted } from '../access.ts';
+import { Access } from '../access.ts';
 import { NO_HOST } from '../controller.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import { holds, type ReservationCommand } from '../reservation-state.ts';
+import { admitted } from './admitted.ts';
 import type { CommandHandler } from './command-set.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
 

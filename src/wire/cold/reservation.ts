@@ -101,7 +101,13 @@ export function decodeReservationStatus(bytes: Uint8Array, extended: boolean): R
   const { header, entry } = extended ? EXTENDED : NARROW;
   const codec = extended ? extendedCodec : registrantCodec;
   if (bytes.length < NARROW.header) {
-    throw new WireError('short', 'ReservationStatus', 'gen', 0, `has ${bytes.length} bytes, needed are ${NARROW.header}`);
+    throw new WireError(
+      'short',
+      'ReservationStatus',
+      'gen',
+      0,
+      `has ${bytes.length} bytes, needed are ${NARROW.header}`,
+    );
   }
   const { gen, rtype, regctl, ptpls } = headerCodec.decode(bytes);
   const registrants: ReservationRegistrant[] = [];

@@ -29,6 +29,7 @@ describe('QueuePair over a transport without sockets', () => {
         connected: (controller) => events.push(`connected ${controller.cntlid}`),
         closed: (controller, reason) => events.push(`closed ${controller.cntlid}: ${reason}`),
         fatal: (_controller, error) => events.push(`fatal: ${String(error)}`),
+        stateNotSaved: () => 0,
         discoveryPage: () => new Uint8Array(0),
         discoveryOptions: () => 0,
       },
