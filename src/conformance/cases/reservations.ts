@@ -100,11 +100,14 @@ function needs(peer: Peer, type: number): void {
   applies((peer.facts.rescap & (1 << type)) !== 0, `the namespace takes no reservations of type ${type} (RESCAP)`);
 }
 
-/** RTYPE and the number of registrants. */
-async function state(one: Registrant): Promise<[rtype: number, regctl: number]> {
+/** RTYPE and the number of registrants: hosts, each of which has an entry for every controller that it is connected to. */
+async function state(one: Registrant): Promise<[rtype: number, registrants: number]> {
   const report = await one.report();
   checkStatus(report, 0, 'Reservation Report', 'io');
-  return [report.data[4]!, report.data.readUInt16LE(5)];
+  const hosts = new Set<string>();
+  for (let i = 0; i < report.data.readUInt16LE(5); i++)
+    hosts.add(report.data.toString('hex', 80 + i * 64, 96 + i * 64));
+  return [report.data[4]!, hosts.size];
 }
 
 export const reservationCases: ConformanceCase[] = casesOf(
