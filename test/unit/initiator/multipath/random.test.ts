@@ -13,7 +13,7 @@ import { settle, until } from '../support.ts';
 import { Fabric } from './support.ts';
 
 const SEED = Number(process.env.NVMEFERRY_SEED ?? 20_261_126);
-const ROUNDS = Number(process.env.NVMEFERRY_TEST_ROUNDS ?? 1);
+const ROUNDS = Number(process.env.NVMEFERRY_TEST_ROUNDS ?? 3);
 const PORTS = [1, 2, 3];
 const WORKERS = 8;
 const BLOCKS_PER_WORKER = 6;
