@@ -64,6 +64,13 @@ export interface BlockBackend {
   grow?(blockCount: number): Promise<void>;
   /** True if every block of the range was written and not deallocated since; absent if that is not known of each block. */
   readonly isAllocated?: ((offsetBytes: number, lengthBytes: number) => boolean) | undefined;
+  /** Gives up the blocks from `blockCount` on, with their content. The caller sees to it that no operation reaches them any more. */
+  readonly shrink?: ((blockCount: number) => Promise<void>) | undefined;
+  /**
+   * Format NVM: the same bytes in blocks of another size (512 or 4096), what does not fill a block left over. The caller sees to it that nothing
+   * is in flight.
+   */
+  readonly setBlockSize?: ((blockSize: number) => void) | undefined;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
   allocatedBytes?(): number;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */

@@ -185,6 +185,16 @@ export class FaultBackend implements BlockBackend {
     await this.#inner.grow(blockCount);
   }
 
+  get shrink(): ((blockCount: number) => Promise<void>) | undefined {
+    const { shrink } = this.#inner;
+    return shrink === undefined ? undefined : (blockCount) => shrink.call(this.#inner, blockCount);
+  }
+
+  get setBlockSize(): ((blockSize: number) => void) | undefined {
+    const { setBlockSize } = this.#inner;
+    return setBlockSize === undefined ? undefined : (blockSize) => setBlockSize.call(this.#inner, blockSize);
+  }
+
   addRule(rule: FaultRule): FaultHandle {
     assert(rule.hold !== true || rule.delayMs === undefined, 'A fault rule holds or delays, not both');
     const made = new Rule(rule, this.#rules);

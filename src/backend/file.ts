@@ -78,8 +78,9 @@ class FileOp {
 export class FileBackend implements BlockBackend {
   readonly kind = 'file';
   readonly path: string;
-  readonly blockSize: number;
+  blockSize: number;
   blockCount: number;
+  #sizeBytes: number;
   readonly volatileWriteCache = true;
   readonly readsZeroAfterDeallocate: boolean;
   readonly readOnly: boolean;
@@ -117,6 +118,7 @@ export class FileBackend implements BlockBackend {
     this.path = options.path;
     this.blockSize = options.blockSize;
     this.blockCount = options.blockCount;
+    this.#sizeBytes = options.blockSize * options.blockCount;
     this.readOnly = options.readOnly;
     this.#fd = options.fd;
     this.#calls = options.calls ?? fs;
@@ -350,15 +352,31 @@ export class FileBackend implements BlockBackend {
 
   /** @throws NvmeofError NVMEOF_ERR_BACKEND if the file system has no room for it; the old size stands then */
   async grow(blockCount: number): Promise<void> {
-    assert(blockCount >= this.blockCount, `File ${this.path} cannot shrink`);
+    assert(blockCount >= this.blockCount, `File ${this.path} cannot shrink by growing`);
+    await this.#resize(blockCount, 'grow');
+  }
+
+  /** @throws NvmeofError NVMEOF_ERR_BACKEND; the old size stands then */
+  async shrink(blockCount: number): Promise<void> {
+    assert(blockCount > 0 && blockCount <= this.blockCount, `File ${this.path} cannot grow by shrinking`);
+    await this.#resize(blockCount, 'shrink');
+  }
+
+  async #resize(blockCount: number, what: string): Promise<void> {
     try {
       await promisify(fs.ftruncate)(this.#fd, blockCount * this.blockSize);
       await promisify(fs.fsync)(this.#fd);
     } catch (cause) {
       const reason = (cause as Error).message;
-      throw new NvmeofError('NVMEOF_ERR_BACKEND', `File ${this.path} cannot grow: ${reason}`, { cause });
+      throw new NvmeofError('NVMEOF_ERR_BACKEND', `File ${this.path} cannot ${what}: ${reason}`, { cause });
     }
     this.blockCount = blockCount;
+    this.#sizeBytes = blockCount * this.blockSize;
+  }
+
+  setBlockSize(blockSize: number): void {
+    this.blockSize = blockSize;
+    this.blockCount = Math.floor(this.#sizeBytes / blockSize);
   }
 
   // ---- end -----------------------------------------------------------------------------------------------------------------------

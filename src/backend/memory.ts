@@ -32,8 +32,9 @@ class Group {
 /** @public */
 export class MemoryBackend implements BlockBackend {
   readonly kind = 'memory';
-  readonly blockSize: number;
+  blockSize: number;
   blockCount: number;
+  #sizeBytes: number;
   readonly volatileWriteCache = false;
   readonly readsZeroAfterDeallocate = true;
   readonly readOnly = false;
@@ -43,15 +44,15 @@ export class MemoryBackend implements BlockBackend {
   /** A read lends slabs, and a write to a slab that is still being sent goes to a copy: within one slab, a read sees all of a write or nothing. */
   readonly atomicBytes: number = SLAB_BYTES;
   /** Allocation is known by page: of each block only if none shares its page. */
-  readonly isAllocated: ((offsetBytes: number, lengthBytes: number) => boolean) | undefined;
+  isAllocated: ((offsetBytes: number, lengthBytes: number) => boolean) | undefined;
   readonly #groups: (Group | undefined)[];
   #allocatedPages = 0;
 
   constructor(options: { blockSize: number; blockCount: number }) {
     this.blockSize = options.blockSize;
     this.blockCount = options.blockCount;
-    this.isAllocated =
-      options.blockSize % PAGE_BYTES === 0 ? (offset, length) => this.#isAllocated(offset, length) : undefined;
+    this.#sizeBytes = options.blockSize * options.blockCount;
+    this.isAllocated = this.#allocationOf(options.blockSize);
     const groups = Math.ceil((options.blockSize * options.blockCount) / GROUP_BYTES);
     this.#groups = new Array<Group | undefined>(groups).fill(undefined);
   }
@@ -60,10 +61,30 @@ export class MemoryBackend implements BlockBackend {
     const groups = Math.ceil((this.blockSize * blockCount) / GROUP_BYTES);
     while (this.#groups.length < groups) this.#groups.push(undefined);
     this.blockCount = blockCount;
+    this.#sizeBytes = this.blockSize * blockCount;
+  }
+
+  async shrink(blockCount: number): Promise<void> {
+    const sizeBytes = this.blockSize * blockCount;
+    this.#clear(sizeBytes, this.#sizeBytes - sizeBytes, true);
+    this.#groups.length = Math.ceil(sizeBytes / GROUP_BYTES);
+    this.blockCount = blockCount;
+    this.#sizeBytes = sizeBytes;
+  }
+
+  setBlockSize(blockSize: number): void {
+    this.blockSize = blockSize;
+    this.isAllocated = this.#allocationOf(blockSize);
+    this.blockCount = Math.floor(this.#sizeBytes / blockSize);
   }
 
   allocatedBytes(): number {
     return this.#allocatedPages * PAGE_BYTES;
+  }
+
+  /** Known by page: of each block only where blocks are pages. */
+  #allocationOf(blockSize: number): ((offsetBytes: number, lengthBytes: number) => boolean) | undefined {
+    return blockSize % PAGE_BYTES === 0 ? (offset, length) => this.#isAllocated(offset, length) : undefined;
   }
 
   #isAllocated(offsetBytes: number, lengthBytes: number): boolean {
@@ -186,9 +207,10 @@ export class MemoryBackend implements BlockBackend {
     let at = Math.floor(offsetBytes / GROUP_BYTES);
     let inGroup = offsetBytes - at * GROUP_BYTES;
     for (let left = lengthBytes; left > 0; ) {
-      const inSlab = inGroup & (SLAB_BYTES - 1);
-      const piece = Math.min(left, SLAB_BYTES - inSlab);
       const group = this.#groups[at] ?? (deallocate ? undefined : this.#makeGroup(at));
+      const inSlab = inGroup & (SLAB_BYTES - 1);
+      // what was never written needs no visit
+      const piece = Math.min(left, group === undefined ? GROUP_BYTES - inGroup : SLAB_BYTES - inSlab);
       if (group !== undefined) this.#clearInSlab(group, inGroup, piece, deallocate);
       left -= piece;
       inGroup += piece;

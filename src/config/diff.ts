@@ -3,6 +3,7 @@
  * Apply in this order: remove ports, change and remove subsystems, add subsystems, add and change ports, then discovery and the rest.
  */
 import { isDeepStrictEqual } from 'node:util';
+import { ConfigError } from '../util/error.ts';
 import type { AnaStateName } from '../wire/cold/log-ana.ts';
 import type {
   AdvertiseConfig,
@@ -34,6 +35,10 @@ export interface SubsystemChange {
   readonly addNamespaces: readonly NamespaceConfig[];
   /** The same namespace with more blocks. */
   readonly growNamespaces: readonly { readonly nsid: number; readonly sizeBytes: number }[];
+  /** The same namespace with fewer blocks: the data past its new end is given up. */
+  readonly shrinkNamespaces: readonly { readonly nsid: number; readonly sizeBytes: number }[];
+  /** Who sees a namespace; undefined: every host. */
+  readonly maskNamespaces: readonly { readonly nsid: number; readonly hosts: readonly string[] | undefined }[];
   /** The same namespace in another ANA group. */
   readonly moveNamespaces: readonly { readonly nsid: number; readonly anagrpid: number }[];
   /** Before namespaces are added or moved. */
@@ -67,7 +72,7 @@ export interface ConfigDiff {
   readonly isEmpty: boolean;
 }
 
-/** @public */
+/** @throws ConfigError for a change that would take data away without the configuration saying so @public */
 export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDiff {
   const restart: string[] = [];
   const subsystems = pairs(before.subsystems, after.subsystems, (subsystem) => subsystem.nqn);
@@ -124,22 +129,44 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
   const growNamespaces: { nsid: number; sizeBytes: number }[] = [];
   const moveNamespaces: { nsid: number; anagrpid: number }[] = [];
   const anaStates = anaStatesOf(old, next, restart);
+  const shrinkNamespaces: { nsid: number; sizeBytes: number }[] = [];
+  const maskNamespaces: { nsid: number; hosts: readonly string[] | undefined }[] = [];
   for (const [from, to] of namespaces.kept) {
-    if (isDeepStrictEqual(from, to)) continue;
-    const moved = { ...from, anagrpid: to.anagrpid };
-    const sizeBytes = grownSize(moved, to);
-    if (sizeBytes === undefined && !isDeepStrictEqual(moved, to)) {
-      removeNamespaces.push(from.nsid);
+    const { nsid, hosts } = to;
+    const same = withAccess(from, to);
+    const sizeBytes = resized(same, to);
+    if (sizeBytes === undefined && !isDeepStrictEqual(same, to)) {
+      removeNamespaces.push(nsid);
       addNamespaces.push(to);
       continue;
     }
-    if (sizeBytes !== undefined) growNamespaces.push({ nsid: to.nsid, sizeBytes });
-    if (from.anagrpid !== to.anagrpid) moveNamespaces.push({ nsid: to.nsid, anagrpid: to.anagrpid });
+    if (from.anagrpid !== to.anagrpid) moveNamespaces.push({ nsid, anagrpid: to.anagrpid });
+    if (!isDeepStrictEqual(from.hosts, hosts)) maskNamespaces.push({ nsid, hosts });
+    if (sizeBytes === undefined) continue;
+    if (sizeBytes > from.backend.sizeBytes!) {
+      growNamespaces.push({ nsid, sizeBytes });
+      continue;
+    }
+    if (to.allowShrink !== true) {
+      throw new ConfigError(
+        `namespace ${nsid} of ${next.nqn}: size ${from.backend.sizeBytes} -> ${sizeBytes} takes the data at its end away; set ` +
+          `allowShrink: true on it, or keep the size`,
+      );
+    }
+    shrinkNamespaces.push({ nsid, sizeBytes });
   }
   const sameHosts =
     old.allowAnyHost === next.allowAnyHost && isDeepStrictEqual(new Set(old.hosts), new Set(next.hosts));
   const samePorts = isDeepStrictEqual(old.ports, next.ports);
-  const changes = [removeNamespaces, addNamespaces, growNamespaces, moveNamespaces, anaStates];
+  const changes = [
+    removeNamespaces,
+    addNamespaces,
+    growNamespaces,
+    shrinkNamespaces,
+    maskNamespaces,
+    moveNamespaces,
+    anaStates,
+  ];
   if (sameHosts && samePorts && changes.every((list) => list.length === 0)) return undefined;
   return {
     nqn: next.nqn,
@@ -148,6 +175,8 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
     removeNamespaces,
     addNamespaces,
     growNamespaces,
+    shrinkNamespaces,
+    maskNamespaces,
     moveNamespaces,
     anaStates,
   };
@@ -174,13 +203,24 @@ function anaStatesOf(old: SubsystemConfig, next: SubsystemConfig, restart: strin
   });
 }
 
-/** The new size if that is all that changed, and upwards. */
-function grownSize(from: NamespaceConfig, to: NamespaceConfig): number | undefined {
+/** `from` with what changes under connected hosts whatever else does. */
+function withAccess(from: NamespaceConfig, to: NamespaceConfig): NamespaceConfig {
+  const { hosts: _hosts, allowShrink: _allowShrink, ...others } = from;
+  return {
+    ...others,
+    anagrpid: to.anagrpid,
+    ...(to.hosts === undefined ? {} : { hosts: to.hosts }),
+    ...(to.allowShrink === undefined ? {} : { allowShrink: to.allowShrink }),
+  };
+}
+
+/** The new size if that is all that changed. */
+function resized(from: NamespaceConfig, to: NamespaceConfig): number | undefined {
   const before = from.backend.sizeBytes;
   const after = to.backend.sizeBytes;
-  if (before === undefined || after === undefined || after <= before) return undefined;
-  const resized = { ...from, backend: { ...from.backend, sizeBytes: after } };
-  return isDeepStrictEqual(resized, to) ? after : undefined;
+  if (before === undefined || after === undefined || after === before) return undefined;
+  const other = { ...from, backend: { ...from.backend, sizeBytes: after } };
+  return isDeepStrictEqual(other, to) ? after : undefined;
 }
 
 function restartKeys<T extends object>(
@@ -192,8 +232,13 @@ function restartKeys<T extends object>(
 ): void {
   for (const key of Object.keys({ ...old, ...next }) as (keyof T)[]) {
     if (live.includes(key) || isDeepStrictEqual(old[key], next[key])) continue;
-    restart.push(`${what}: ${String(key)} ${String(old[key] ?? 'default')} -> ${String(next[key] ?? 'default')}`);
+    restart.push(`${what}: ${String(key)} ${text(old[key])} -> ${text(next[key])}`);
   }
+}
+
+function text(value: unknown): string {
+  if (value === undefined) return 'default';
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 
 function pairs<T>(

@@ -21,6 +21,8 @@ import type {
   SubsystemInput,
   TargetConfig,
   TargetConfigInput,
+  VolumesConfig,
+  VolumesInput,
 } from './types.ts';
 import {
   checkAddress,
@@ -46,7 +48,7 @@ export interface NormalizeOptions {
 export function normalize(input: TargetConfigInput, options: NormalizeOptions): TargetConfig {
   const strict = options.strictNqn ?? true;
   const subsystems = input.subsystems.map((subsystem, i) =>
-    normalizeSubsystem(subsystem, ['subsystems', i], options.baseDirectory, strict),
+    normalizeSubsystem(subsystem, ['subsystems', i], options.baseDirectory, strict, input.stateDirectory !== undefined),
   );
   unique(
     subsystems,
@@ -111,6 +113,7 @@ function normalizeSubsystem(
   path: Path,
   baseDirectory: string,
   strict: boolean,
+  hasState: boolean,
 ): SubsystemConfig {
   const defaults = DEFAULTS.subsystem;
   const hosts = (input.hosts ?? []).map((nqn, i) => checkNqn(nqn, [...path, 'hosts', i], strict));
@@ -129,8 +132,9 @@ function normalizeSubsystem(
   const given = input.namespaces ?? [];
   const nsids = numbered(given, (namespace) => namespace.nsid);
   const namespaces = given.map((namespace, i) =>
-    normalizeNamespace(namespace, nsids[i]!, [...path, 'namespaces', i], baseDirectory),
+    normalizeNamespace(namespace, nsids[i]!, [...path, 'namespaces', i], baseDirectory, strict),
   );
+  if (hosts.length > 0) checkMaskHosts(namespaces, hosts, path);
   for (const key of ['nsid', 'uuid', 'nguid', 'eui64'] as const) {
     unique(
       namespaces,
@@ -159,11 +163,48 @@ function normalizeSubsystem(
     ...(input.ports === undefined ? {} : { ports: input.ports }),
     anaTransitionSeconds: input.anaTransitionSeconds,
     anaGroups,
+    ...(input.volumes === undefined
+      ? {}
+      : { volumes: normalizeVolumes(input.volumes, [...path, 'volumes'], baseDirectory, hasState) }),
+    ...(input.allowSanitize === undefined ? {} : { allowSanitize: input.allowSanitize }),
+    ...(input.duplicateHosts === undefined ? {} : { duplicateHosts: input.duplicateHosts }),
     namespaces,
   };
 }
 
-function normalizeNamespace(input: NamespaceInput, nsid: number, path: Path, baseDirectory: string): NamespaceConfig {
+/** A namespace for a host that cannot connect is a mistake, most likely of spelling. */
+function checkMaskHosts(namespaces: readonly NamespaceConfig[], hosts: readonly string[], path: Path): void {
+  namespaces.forEach((namespace, n) => {
+    namespace.hosts?.forEach((nqn, h) => {
+      if (hosts.includes(nqn)) return;
+      throw new ConfigIssue(
+        [...path, 'namespaces', n, 'hosts', h],
+        `${show(nqn)} is not among the hosts of the subsystem, so it cannot connect`,
+        [...path, 'hosts'],
+      );
+    });
+  });
+}
+
+function normalizeVolumes(input: VolumesInput, path: Path, baseDirectory: string, hasState: boolean): VolumesConfig {
+  const capacityBytes = parseSize(input.capacity, [...path, 'capacity']);
+  if (input.type === 'memory') {
+    if (capacityBytes > BOUNDS.memoryBytesMax) wrong([...path, 'capacity'], input.capacity, 'at most 64TiB of memory');
+    return { type: 'memory', capacityBytes };
+  }
+  if (!hasState) {
+    throw new ConfigIssue(path, 'what hosts create here has to be remembered: set stateDirectory, too');
+  }
+  return { type: 'file', directory: resolve(baseDirectory, input.directory), capacityBytes };
+}
+
+function normalizeNamespace(
+  input: NamespaceInput,
+  nsid: number,
+  path: Path,
+  baseDirectory: string,
+  strict: boolean,
+): NamespaceConfig {
   const readOnly = input.readOnly ?? false;
   return {
     nsid,
@@ -173,6 +214,10 @@ function normalizeNamespace(input: NamespaceInput, nsid: number, path: Path, bas
     eui64: input.eui64 === undefined ? undefined : parseIdentifier(input.eui64, 8, [...path, 'eui64']),
     readOnly,
     anagrpid: input.anagrpid ?? DEFAULTS.anagrpid,
+    ...(input.hosts === undefined
+      ? {}
+      : { hosts: input.hosts.map((nqn, i) => checkNqn(nqn, [...path, 'hosts', i], strict)) }),
+    ...(input.allowShrink === undefined ? {} : { allowShrink: input.allowShrink }),
   };
 }
 

@@ -33,8 +33,33 @@ const backend = {
   ],
 };
 
+const volumes = {
+  type: 'object',
+  discriminator: { propertyName: 'type' },
+  required: ['type'],
+  oneOf: [
+    record({ type: { const: 'memory' }, capacity: size }, ['type', 'capacity']),
+    record({ type: { const: 'file' }, directory: { type: 'string', minLength: 1 }, capacity: size }, [
+      'type',
+      'directory',
+      'capacity',
+    ]),
+  ],
+};
+const duplicatePolicy = { enum: ['allow', 'refuse', 'replace'] };
+
 const namespace = record(
-  { nsid: integer(1, BOUNDS.nsidMax), backend, uuid: text, nguid: text, eui64: text, readOnly: flag, anagrpid },
+  {
+    nsid: integer(1, BOUNDS.nsidMax),
+    backend,
+    uuid: text,
+    nguid: text,
+    eui64: text,
+    readOnly: flag,
+    anagrpid,
+    hosts: list(text),
+    allowShrink: flag,
+  },
   ['backend'],
 );
 
@@ -58,6 +83,9 @@ const subsystem = record(
     ports: list(portId),
     anaTransitionSeconds: integer(1, 255),
     anaGroups: list(anaGroup),
+    volumes,
+    allowSanitize: flag,
+    duplicateHosts: record({ sameHostid: duplicatePolicy, otherHostid: duplicatePolicy }),
     namespaces: list(namespace),
   },
   ['nqn'],

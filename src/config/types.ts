@@ -52,6 +52,9 @@ export interface SubsystemInput {
   ports?: number[];
   anaTransitionSeconds?: number;
   anaGroups?: AnaGroupInput[];
+  volumes?: VolumesInput;
+  allowSanitize?: boolean;
+  duplicateHosts?: DuplicateHostsConfig;
   namespaces?: NamespaceInput[];
 }
 
@@ -63,6 +66,8 @@ export interface NamespaceInput {
   nguid?: string;
   eui64?: string;
   readOnly?: boolean;
+  hosts?: string[];
+  allowShrink?: boolean;
   anagrpid?: number;
 }
 
@@ -77,6 +82,11 @@ export interface AnaGroupInput {
 export type BackendInput =
   | { type: 'memory' | 'null'; size: SizeInput; blockSize?: number }
   | { type: 'file'; path: string; size?: SizeInput; blockSize?: number };
+
+/** Where hosts create namespaces. @public */
+export type VolumesInput =
+  | { type: 'memory'; capacity: SizeInput }
+  | { type: 'file'; directory: string; capacity: SizeInput };
 
 /** @public */
 export interface PortInput {
@@ -136,6 +146,11 @@ export interface SubsystemConfig {
   readonly anaTransitionSeconds?: number | undefined;
   /** Groups that are not optimized on every port. */
   readonly anaGroups: readonly AnaGroupConfig[];
+  /** Absent: hosts cannot create namespaces. */
+  readonly volumes?: VolumesConfig | undefined;
+  /** Absent: false. */
+  readonly allowSanitize?: boolean | undefined;
+  readonly duplicateHosts?: DuplicateHostsConfig | undefined;
   readonly namespaces: readonly NamespaceConfig[];
 }
 
@@ -150,6 +165,10 @@ export interface NamespaceConfig {
   /** 16 lower-case hex digits. */
   readonly eui64?: string | undefined;
   readonly readOnly: boolean;
+  /** The hosts that see it. Absent: every host of the subsystem. */
+  readonly hosts?: readonly string[] | undefined;
+  /** A smaller size, at a reload, takes the blocks at the end with their data. Absent: false. */
+  readonly allowShrink?: boolean | undefined;
   /** ANA group. */
   readonly anagrpid: number;
 }
@@ -158,6 +177,17 @@ export interface NamespaceConfig {
 export interface AnaGroupConfig {
   readonly anagrpid: number;
   readonly states: readonly { readonly portId: number; readonly state: AnaStateName }[];
+}
+
+/** @public */
+export type VolumesConfig =
+  | { readonly type: 'memory'; readonly capacityBytes: number }
+  | { readonly type: 'file'; readonly directory: string; readonly capacityBytes: number };
+
+/** What a host gets that connects while its NQN is connected already; see `DuplicateHostPolicy`. @public */
+export interface DuplicateHostsConfig {
+  readonly sameHostid?: 'allow' | 'refuse' | 'replace';
+  readonly otherHostid?: 'allow' | 'refuse' | 'replace';
 }
 
 /** @public */

@@ -3,8 +3,11 @@
  * change does not concern. What `nvmeferry target` is, as a library.
  */
 import { randomInt, randomUUID } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
 import PQueue from 'p-queue';
+import type { BlockBackend } from '../backend/block-backend.ts';
 import { openBackend } from '../backend/open.ts';
+import { FileVolumePool, MemoryVolumePool, type VolumePool } from '../backend/volume-pool.ts';
 import { diffConfig } from '../config/diff.ts';
 import type { DiscoveryConfig, NamespaceConfig, PortConfig, SubsystemConfig, TargetConfig } from '../config/types.ts';
 import { defaultDiscoveryNqn } from '../fabrics/discovery-nqn.ts';
@@ -12,10 +15,12 @@ import { mdnsPlaces } from '../fabrics/mdns-interfaces.ts';
 import { mdnsOn, type OpenMdnsLink } from '../fabrics/mdns-link.ts';
 import type { Logger } from '../log/logger.ts';
 import { type RateLimitedWarn, rateLimitedWarn } from '../log/rate-limited.ts';
+import { formatsWith } from '../target/namespace.ts';
 import type { Port } from '../target/port.ts';
 import { CNTLID_MAX, type Subsystem } from '../target/subsystem.ts';
 import { Target } from '../target/target.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
+import { ConfigError } from '../util/error.ts';
 import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
 import { MdnsPublisher } from './mdns-publisher.ts';
@@ -91,6 +96,7 @@ export class TargetService {
         stateNotSaved: ({ nqn: subnqn }, err) => this.#log.error({ subnqn, err }, 'State not saved, command refused'),
         fatal: ({ cntlid, subsystem }, err) =>
           this.#log.error({ cntlid, subnqn: subsystem.nqn, err }, 'Controller fatal status'),
+        warning: ({ nqn }, message, err) => this.#log.warn({ subnqn: nqn, err }, message),
       },
     });
   }
@@ -136,9 +142,15 @@ export class TargetService {
       for (const { anagrpid, portId, state } of change.anaStates) {
         subsystem.ana.setState(anagrpid, portId, ANA_STATE_NAMES[state]);
       }
-      for (const nsid of change.removeNamespaces) await target.removeNamespace(subsystem, nsid);
+      for (const nsid of change.removeNamespaces) {
+        await target.removeNamespace(subsystem, nsid);
+        await subsystem.manager.forget(nsid);
+      }
       for (const namespace of change.addNamespaces) await this.#addNamespace(subsystem, namespace);
-      for (const { nsid, sizeBytes } of change.growNamespaces) await this.#grow(subsystem, nsid, sizeBytes);
+      for (const { nsid, hosts } of change.maskNamespaces) target.setNamespaceHosts(subsystem, nsid, hosts);
+      for (const { nsid, sizeBytes } of [...change.growNamespaces, ...change.shrinkNamespaces]) {
+        await target.resizeNamespace(subsystem, nsid, sizeBytes);
+      }
       for (const { nsid, anagrpid } of change.moveNamespaces) subsystem.setAnaGroup(nsid, anagrpid);
     }
     for (const nqn of diff.removeSubsystems) await target.removeSubsystem(nqn);
@@ -175,9 +187,28 @@ export class TargetService {
         anagrpid,
         states: states.map(({ portId, state }) => ({ portId, state: ANA_STATE_NAMES[state] })),
       })),
+      allowSanitize: config.allowSanitize,
+      duplicateHosts: config.duplicateHosts,
+      volumes: this.#volumePool(config),
     });
     const opening = new PQueue({ concurrency: OPEN_CONCURRENCY });
     await opening.addAll(config.namespaces.map((namespace) => () => this.#addNamespace(subsystem, namespace)));
+    await subsystem.manager.restore();
+    subsystem.sanitizer.resume();
+  }
+
+  #volumePool({ nqn, volumes }: SubsystemConfig): VolumePool | undefined {
+    if (volumes === undefined) return undefined;
+    if (volumes.type === 'memory') return new MemoryVolumePool(volumes);
+    try {
+      mkdirSync(volumes.directory, { recursive: true, mode: 0o700 });
+    } catch (cause) {
+      const reason = (cause as Error).message;
+      throw new ConfigError(`${volumes.directory}: cannot hold the volumes of ${nqn}: ${reason}`, { cause });
+    }
+    return new FileVolumePool(volumes, {
+      onWarning: (message, err) => this.#log.warn({ subnqn: nqn, err }, message),
+    });
   }
 
   async #addNamespace(subsystem: Subsystem, config: NamespaceConfig): Promise<void> {
@@ -185,21 +216,18 @@ export class TargetService {
       config.readOnly && config.backend.type === 'file' ? { ...config.backend, readOnly: true } : config.backend,
       { onWarning: (message, err) => this.#log.warn({ subnqn: subsystem.nqn, nsid: config.nsid, err }, message) },
     );
+    const formatBlockSizes = formatsOf(subsystem, backend);
+    // a host may have changed it by Format NVM
+    const blockSize = subsystem.manager.blockSizeOf(config.nsid, backend.blockSize);
+    if (formatBlockSizes.includes(blockSize) && blockSize !== backend.blockSize) backend.setBlockSize?.(blockSize);
     // memory comes back empty after a restart: with another identity, so that no host takes it for the disk it knew
     const uuid = config.uuid ?? (config.backend.type === 'memory' ? randomUUID() : undefined);
     try {
-      this.target.addNamespace(subsystem, { ...config, uuid, backend });
+      this.target.addNamespace(subsystem, { ...config, uuid, backend, formatBlockSizes });
     } catch (error) {
       await backend.close();
       throw error;
     }
-  }
-
-  async #grow(subsystem: Subsystem, nsid: number, sizeBytes: number): Promise<void> {
-    const namespace = subsystem.namespaces[nsid];
-    if (namespace?.backend.grow === undefined) return;
-    await namespace.backend.grow(sizeBytes / namespace.blockSize);
-    subsystem.namespaceGrown(nsid);
   }
 
   #addPort(config: PortConfig): Promise<Port> {
@@ -260,4 +288,11 @@ export class TargetService {
     await this.#changes.add(async () => this.#mdns?.close());
     return (await this.#changes.add(() => this.target.close(this.#config.limits.drainTimeoutMs))) ?? 0;
   }
+}
+
+/** A block size that a host chooses must outlive the process where the blocks do. */
+function formatsOf(subsystem: Subsystem, backend: BlockBackend): readonly number[] {
+  const canChange = backend.setBlockSize !== undefined && !backend.readOnly;
+  const isKept = backend.isVolatile === true || subsystem.manager.keepsFormats;
+  return canChange && isKept ? formatsWith(backend.blockSize) : [backend.blockSize];
 }

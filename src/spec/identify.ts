@@ -13,7 +13,10 @@ export const Cns = {
   NamespaceControllerList: 0x12,
   ControllerList: 0x13,
   UuidList: 0x17,
+  CommandSetAllocatedNamespaceList: 0x1a,
+  CommandSetAllocatedNamespace: 0x1b,
   CommandSetCombinations: 0x1c,
+  IndependentAllocatedNamespace: 0x1f,
   ControllerStateFormats: 0x20,
 } as const;
 export const IDENTIFY_BYTES = 4096;

@@ -12,6 +12,7 @@ export const LogPage = {
   PersistentEvent: 0x0d,
   LbaStatus: 0x0e,
   FeatureEffects: 0x12,
+  ChangedAllocatedNamespaces: 0x1c,
   Discovery: 0x70,
   ReservationNotification: 0x80,
   SanitizeStatus: 0x81,
@@ -26,20 +27,24 @@ export const AsyncEventType = {
   IoCommandSet: 6,
   Vendor: 7,
 } as const;
+/** Information of SMART / health events. */
+export const AsyncSmart = { Reliability: 0x00, TemperatureThreshold: 0x01, SpareBelowThreshold: 0x02 } as const;
 export const AsyncNotice = {
   NamespaceAttribute: 0x00,
   FirmwareActivation: 0x01,
   AnaChange: 0x03,
+  AllocatedNamespaceAttribute: 0x09,
   DiscoveryChange: 0xf0,
 } as const;
 
 /** Events of type 6 (I/O command set specific). */
-export const IoCommandSetEvent = { ReservationLogAvailable: 0x00 } as const;
+export const IoCommandSetEvent = { ReservationLogAvailable: 0x00, SanitizeCompleted: 0x01 } as const;
 
 /** Bits of OAES and of feature 0Bh (Asynchronous Event Configuration). */
 export const AsyncEventBit = {
   NamespaceAttribute: 0x100,
   FirmwareActivation: 0x200,
   AnaChange: 0x800,
+  AllocatedNamespaceAttribute: 0x80000,
   DiscoveryChange: 0x80000000,
 } as const;

@@ -48,8 +48,18 @@ const asymmetricAccess: AccessRule = {
   status: anaStatusOf,
 };
 
+const format: AccessRule = {
+  forbids: (_controller, namespace) => (namespace.formatting ? Access.Read | Access.Write | Access.Flush : 0),
+  status: () => Status.FormatInProgress,
+};
+
+const sanitize: AccessRule = {
+  forbids: ({ subsystem }) => (subsystem.sanitizer.refusal === undefined ? 0 : ALL & ~Access.Attached),
+  status: ({ subsystem }) => subsystem.sanitizer.refusal ?? 0,
+};
+
 /** In the order in which they answer when several forbid the same. */
-const RULES: readonly AccessRule[] = [asymmetricAccess, writeProtection, reservation];
+const RULES: readonly AccessRule[] = [asymmetricAccess, sanitize, format, writeProtection, reservation];
 
 /** The bits that are allowed; 0 if the namespace is not attached. */
 export function accessOf(controller: Controller, namespace: Namespace | undefined): number {
@@ -62,6 +72,11 @@ export function accessOf(controller: Controller, namespace: Namespace | undefine
 /** Why `need` is not allowed: the status, or undefined if the namespace is not attached. */
 export function refusalOf(controller: Controller, namespace: Namespace | undefined, need: number): number | undefined {
   if (namespace === undefined || !namespace.isAttachedTo(controller)) return undefined;
+  return conflictOf(controller, namespace, need);
+}
+
+/** As `refusalOf`, for commands that take a namespace whether it is attached or not; undefined if they may have it. */
+export function conflictOf(controller: Controller, namespace: Namespace, need: number): number | undefined {
   const rule = RULES.find((candidate) => (candidate.forbids(controller, namespace) & need) !== 0);
   return rule?.status(controller, namespace);
 }

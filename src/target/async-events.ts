@@ -55,6 +55,11 @@ export class AsyncEvents {
     });
   }
 
+  /** An event of a type that has no enable bit. @param type AsyncEventType */
+  report(type: number, info: number, lid: number): void {
+    this.#report({ type, info, lid });
+  }
+
   #report(event: AsyncEvent): void {
     if (this.#pending.some((other) => other.type === event.type && other.info === event.info)) return;
     this.#pending.push(event);
@@ -101,6 +106,8 @@ export const EVENT_LOG_PAGES: readonly number[] = [
   LogPage.FirmwareSlot,
   LogPage.ChangedNamespaces,
   LogPage.Ana,
+  LogPage.ChangedAllocatedNamespaces,
+  LogPage.SanitizeStatus,
   LogPage.Discovery,
   LogPage.ReservationNotification,
 ];

@@ -28,7 +28,6 @@ const DISCOVERY_IDLE_MS = 120_000;
 const ENABLE_TIMEOUT_MS = 120_000;
 /** CAP.TO and CRTO: ready within 7.5 s (500 ms units). */
 const READY_TIMEOUT_500MS = 15;
-const CHANGED_NAMESPACES_MAX = 1024;
 /** `Controller.host` of a host that gave no identifier. */
 export const NO_HOST: HostKey = '0'.repeat(32);
 
@@ -80,6 +79,7 @@ export class Controller {
   readonly anaCounts: AnaChangeCounts = new AnaChangeCounts();
   /** Log page 80h and feature 82h. */
   readonly reservationNotices: ReservationNotices = new ReservationNotices();
+  readonly #changedAllocated = new Set<number>();
   /** What its commands may do: `Access` bits by NSID (target/access.ts). */
   readonly access: Uint8Array;
   readonly startedMs: number;
@@ -201,8 +201,10 @@ export class Controller {
     this.#changedNamespaces.clear();
     this.anaCounts.reset();
     this.reservationNotices.reset();
+    this.#changedAllocated.clear();
     for (const pair of [...this.#ioQueues.values()]) {
       this.#ioQueues.delete(pair.qid);
+      this.subsystem.lingers(pair);
       pair.transport.close('controller reset');
     }
     this.#armEnable();
@@ -327,7 +329,10 @@ export class Controller {
     const pairs = [this.#admin, ...this.#ioQueues.values()];
     this.#admin = undefined;
     this.#ioQueues.clear();
-    for (const pair of pairs) pair?.transport.close(reason);
+    for (const pair of pairs) {
+      if (pair !== undefined) this.subsystem.lingers(pair);
+      pair?.transport.close(reason);
+    }
     this.#resetIoFeatures();
     this.subsystem.controllerClosed(this, reason);
   }
@@ -371,9 +376,27 @@ export class Controller {
     if (this.reservationNotices.add(namespace, type)) this.asyncEvents.reservation();
   }
 
-  /** NSIDs of log page 04h, ascending; a single FFFFFFFFh if there are too many. */
+  /** A namespace was created, deleted or changed, attached or not: log page 1Ch. */
+  allocatedNamespaceChanged(nsid: number): void {
+    this.#changedAllocated.add(nsid);
+    this.asyncEvents.notice(
+      AsyncNotice.AllocatedNamespaceAttribute,
+      LogPage.ChangedAllocatedNamespaces,
+      AsyncEventBit.AllocatedNamespaceAttribute,
+    );
+  }
+
+  /** NSIDs of log page 1Ch, as `changedNamespaces`. */
+  changedAllocatedNamespaces(): number[] {
+    return [...this.#changedAllocated].sort((a, b) => a - b);
+  }
+
+  clearChangedAllocatedNamespaces(): void {
+    this.#changedAllocated.clear();
+  }
+
+  /** NSIDs of log page 04h, ascending. */
   changedNamespaces(): number[] {
-    if (this.#changedNamespaces.size > CHANGED_NAMESPACES_MAX) return [0xffffffff];
     return [...this.#changedNamespaces].sort((a, b) => a - b);
   }
 

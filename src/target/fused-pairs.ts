@@ -82,6 +82,8 @@ export class FusedPairs {
     if (partner === undefined || partner.fuse !== Fuse.Ready) return;
     request.fuse = Fuse.Running;
     partner.fuse = Fuse.Running;
+    request.started = true;
+    partner.started = true;
     const isFirst = request.opcode === set.fused!.first;
     set.fused!.execute(isFirst ? request : partner, isFirst ? partner : request);
   }
@@ -105,6 +107,7 @@ export class FusedPairs {
     partner.partner = undefined;
     const isReady = partner.fuse === Fuse.Ready;
     partner.fuse = Fuse.None;
+    if (isReady) partner.started = true;
     if (isReady) set.execute[partner.opcode]!(partner);
   }
 

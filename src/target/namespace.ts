@@ -6,6 +6,7 @@
 import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
 import { MediaStatus, Status } from '../spec/status.ts';
 import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
+import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
 import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
@@ -26,6 +27,19 @@ export interface NamespaceOptions {
   readonly readOnly?: boolean | undefined;
   /** ANA group, 1 to 128. Default 1. */
   readonly anagrpid?: number | undefined;
+  /** NQNs of the hosts that see it; default: every host that the subsystem admits. */
+  readonly hosts?: readonly string[] | undefined;
+  /** Attached to hosts that have not said otherwise by Namespace Attachment. Default true. */
+  readonly attachedByDefault?: boolean | undefined;
+  /** NMIC: more than one controller may have it at a time. Default true. */
+  readonly shared?: boolean | undefined;
+  /** A host created it, and hosts may delete it. Default false. */
+  readonly isVolume?: boolean | undefined;
+  /**
+   * Block sizes that Format NVM may give it, its own among them. Default: 512, 4096 and its own, if the backend can change them and keeps nothing
+   * past the process; else its own.
+   */
+  readonly formatBlockSizes?: readonly number[] | undefined;
 }
 
 /** What is done to a range of blocks. */
@@ -60,13 +74,16 @@ const Guard = {
   /** Some controller wants an error for deallocated blocks. */
   Deallocated: 8,
 } as const;
+/** Block sizes of LBA formats 0 and 1. */
+export const LBA_FORMAT_SIZES: readonly number[] = [512, 4096];
 
 export class Namespace {
   readonly nsid: number;
   readonly backend: BlockBackend;
-  readonly blockSize: number;
+  /** Format NVM changes it, while nothing is in flight. */
+  blockSize: number;
   /** log2 of the block size (LBADS). */
-  readonly blockShift: number;
+  blockShift: number;
   blockCount: number;
   readonly readOnly: boolean;
   /** Feature 84h: 0 none, 1 write protect, 2 until power cycle, 3 permanent. */
@@ -77,6 +94,13 @@ export class Namespace {
   /** Changes through `Subsystem.setAnaGroup`. */
   anagrpid: number;
   readonly reservations: Reservations;
+  readonly attachments: Attachments;
+  readonly shared: boolean;
+  readonly isVolume: boolean;
+  /** Block size by index of the LBA format; one if it cannot be changed. */
+  readonly formatBlockSizes: readonly number[];
+  /** Format NVM is at work. */
+  formatting = false;
   /** Reads by this backend need a buffer each. */
   readonly readNeedsBuffer: boolean;
   readonly uncorrectable: UncorrectableBlocks;
@@ -105,6 +129,10 @@ export class Namespace {
     this.eui64 =
       options.eui64 === undefined ? undefined : Uint8Array.from(Buffer.from(options.eui64.replaceAll('-', ''), 'hex'));
     this.anagrpid = checkAnagrpid(options.anagrpid ?? ANA_GROUP_DEFAULT);
+    this.attachments = new Attachments({ hosts: options.hosts, byDefault: options.attachedByDefault });
+    this.shared = options.shared ?? true;
+    this.isVolume = options.isVolume ?? false;
+    this.formatBlockSizes = options.formatBlockSizes ?? formatSizes(options.backend);
     this.readNeedsBuffer = options.backend.lendsMemory !== true;
     this.#guards = options.backend.immediate === true ? 0 : Guard.InFlight;
     this.uncorrectable = new UncorrectableBlocks(this.blockSize, keeper);
@@ -112,8 +140,23 @@ export class Namespace {
   }
 
   /** Its blocks are there for the hosts of that controller. */
-  isAttachedTo(_controller: Controller): boolean {
-    return true;
+  isAttachedTo(controller: Controller): boolean {
+    return this.attachments.has(controller);
+  }
+
+  /** The index of its LBA format. */
+  get formatIndex(): number {
+    return this.formatBlockSizes.indexOf(this.blockSize);
+  }
+
+  /** Nothing is in flight; its content is to be erased next. */
+  setBlockSize(blockSize: number): void {
+    if (blockSize === this.blockSize) return;
+    this.backend.setBlockSize!(blockSize);
+    this.blockSize = blockSize;
+    this.blockShift = 31 - Math.clz32(blockSize);
+    this.blockCount = this.backend.blockCount;
+    if (!this.knowsAllocation) this.setDeallocatedGuard(false);
   }
 
   /** Feature 84h, the configuration, or the backend keep it from changing. */
@@ -157,6 +200,22 @@ export class Namespace {
   countWrite(bytes: number): void {
     this.writtenBytes += bytes;
     this.writeCommands++;
+  }
+
+  // ---- Format and Sanitize: past the gate, while nothing is in flight -------------------------------------------------------------
+
+  /** A write that no host asked for. */
+  overwrite(io: BlockIo): void {
+    this.backend.write(io);
+  }
+
+  /** Zeroes that no host asked for. */
+  erase(io: BlockIo, mayDeallocate: boolean): void {
+    this.backend.writeZeroes(io, mayDeallocate);
+  }
+
+  flushErased(io: BlockIo): void {
+    this.backend.flush(io);
   }
 
   // ---- steps of commands that take several ---------------------------------------------------------------------------------------
@@ -256,7 +315,7 @@ export class Namespace {
       const fault = this.uncorrectable.readFault(offsetBytes, lengthBytes);
       if (fault !== 0) return fault;
     }
-    return deallocatedIsError && !this.backend.isAllocated!(offsetBytes, lengthBytes)
+    return deallocatedIsError && this.backend.isAllocated?.(offsetBytes, lengthBytes) === false
       ? MediaStatus.DeallocatedBlock
       : 0;
   }
@@ -318,4 +377,14 @@ export class Namespace {
   get waitingCount(): number {
     return this.#gate.waitingCount;
   }
+}
+
+function formatSizes(backend: BlockBackend): readonly number[] {
+  if (backend.setBlockSize === undefined || backend.isVolatile !== true) return [backend.blockSize];
+  return formatsWith(backend.blockSize);
+}
+
+/** The LBA formats of a namespace that can have them all. */
+export function formatsWith(blockSize: number): readonly number[] {
+  return LBA_FORMAT_SIZES.includes(blockSize) ? LBA_FORMAT_SIZES : [...LBA_FORMAT_SIZES, blockSize];
 }

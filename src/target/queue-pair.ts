@@ -105,6 +105,7 @@ export class QueuePair {
     this.#cids[request.slot] = -1;
     request.reset();
     this.#free[this.#freeCount++] = request.slot;
+    if (this.closed) this.#settleLingering();
   }
 
   /** Takes back what `Request.detachBuffer` gave away. */
@@ -164,8 +165,12 @@ export class QueuePair {
       return;
     }
     request.phase = Phase.Executing;
-    if (request.fuse !== 0) this.#fused.execute(request, this.commandSet);
-    else request.executeCommand(request);
+    if (request.fuse !== 0) {
+      this.#fused.execute(request, this.commandSet);
+      return;
+    }
+    request.started = true;
+    request.executeCommand(request);
   }
 
   /** The outstanding request with this CID, for Abort. */
@@ -201,11 +206,17 @@ export class QueuePair {
     else this.controller.errorLog.add(request, request.status & (STATUS_CODE_MASK | DNR | MORE));
   }
 
+  #settleLingering(): void {
+    if (this.outstanding > 0) this.controller?.subsystem.lingers(this);
+    else this.controller?.subsystem.lingersNoMore(this);
+  }
+
   /** The connection is gone: every outstanding request is dropped once the backend gave it back. */
   detached(reason: string): void {
     if (this.closed) return;
     this.closed = true;
     for (const request of this.requests) if (this.#fused.isWaiting(request)) this.release(request);
+    this.#settleLingering();
     this.controller?.queueClosed(this, reason);
   }
 }

@@ -1,13 +1,18 @@
 /** An NVM subsystem (or the discovery subsystem): namespaces, allowed hosts, controllers. */
 import { createHash } from 'node:crypto';
 import type { BlockBackend } from '../backend/block-backend.ts';
+import type { VolumePool } from '../backend/volume-pool.ts';
 import type { Clock } from '../util/clock.ts';
 import { ConfigError } from '../util/error.ts';
 import { AnaState } from '../wire/cold/log-ana.ts';
 import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkAnagrpid } from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
+import { type DuplicateHostPolicy, duplicatesOf } from './duplicate-hosts.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
+import { NamespaceManager } from './namespace-manager.ts';
 import { reservationsOf } from './namespace-reservations.ts';
+import type { QueuePair } from './queue-pair.ts';
+import { Sanitizer } from './sanitizer.ts';
 import type { StateStore } from './state-store.ts';
 import type { UncorrectableKeeper } from './uncorrectable.ts';
 import { savedProtection } from './write-protection.ts';
@@ -41,6 +46,12 @@ export interface SubsystemOptions {
   readonly anaGroups?: readonly AnaGroupOptions[] | undefined;
   /** ANATT: the longest that a group is in the change state, 1 to 255 s. Default 10. */
   readonly anaTransitionSeconds?: number | undefined;
+  /** Where hosts create and delete namespaces; default: they cannot. */
+  readonly volumes?: VolumePool | undefined;
+  /** Hosts may sanitize the subsystem, which takes the data of every namespace. Default false. */
+  readonly allowSanitize?: boolean | undefined;
+  /** What a host gets that connects while its NQN is connected already. Default: both 'allow'. */
+  readonly duplicateHosts?: DuplicateHostPolicy | undefined;
 }
 
 /** What the owner of subsystems wants to hear. */
@@ -54,9 +65,11 @@ export interface SubsystemEvents {
   discoveryPage(controller: Controller, options: number): Uint8Array;
   /** The `DiscoveryLogOption` bits that this host may ask for. */
   discoveryOptions(controller: Controller): number;
+  /** Something an operator should see to. */
+  warning?(subsystem: Subsystem, message: string, error?: unknown): void;
 }
 
-export type Admission = { readonly controller: Controller } | { readonly refused: 'busy' | 'cntlid' };
+export type Admission = { readonly controller: Controller } | { readonly refused: 'busy' | 'cntlid' | 'duplicate' };
 
 export const CNTLID_DYNAMIC = 0xffff;
 export const CNTLID_ANY_STATIC = 0xfffe;
@@ -89,6 +102,11 @@ export class Subsystem {
   readonly #clock: Clock;
   /** What outlives the process (reservations with PTPL, created namespaces); undefined: nothing does. */
   readonly state: StateStore | undefined;
+  readonly allowSanitize: boolean;
+  readonly #duplicateHosts: DuplicateHostPolicy;
+  /** Creates, deletes, attaches and remembers namespaces. */
+  readonly manager: NamespaceManager;
+  readonly sanitizer: Sanitizer;
   /** Power-on hours count from here. */
   readonly startedMs: number;
 
@@ -125,6 +143,19 @@ export class Subsystem {
     for (const { anagrpid, states } of options.anaGroups ?? []) {
       for (const { portId, state } of states) this.ana.setState(anagrpid, portId, state);
     }
+    this.allowSanitize = options.allowSanitize ?? false;
+    this.#duplicateHosts = options.duplicateHosts ?? {};
+    this.manager = new NamespaceManager(this, options.volumes);
+    this.sanitizer = new Sanitizer(this);
+  }
+
+  get clock(): Clock {
+    return this.#clock;
+  }
+
+  /** Ends what runs in the background. Idempotent. */
+  async close(): Promise<void> {
+    await this.sanitizer.close();
   }
 
   // ---- hosts and controllers -----------------------------------------------------------------------------------------------------
@@ -155,6 +186,8 @@ export class Subsystem {
    * @param cntlid FFFFh, FFFEh or an id, as the host asked
    */
   admit(cntlid: number, options: Omit<ControllerOptions, 'cntlid'>): Admission {
+    const duplicates = duplicatesOf(this.#duplicateHosts, this.#controllers.values(), options);
+    if (duplicates === 'refuse') return { refused: 'duplicate' };
     let id: number | undefined;
     if (this.controllerModel === 'dynamic' || this.isDiscovery) {
       if (cntlid !== CNTLID_DYNAMIC) return { refused: 'cntlid' };
@@ -166,6 +199,7 @@ export class Subsystem {
       id = this.#controllers.has(cntlid) ? undefined : cntlid;
     }
     if (id === undefined || this.#controllers.size >= this.#controllersMax) return { refused: 'busy' };
+    for (const duplicate of duplicates) duplicate.close('the host connected again');
     const controller = new Controller(this, { ...options, cntlid: id }, this.#clock);
     this.#controllers.set(id, controller);
     return { controller };
@@ -188,6 +222,21 @@ export class Subsystem {
     this.events.closed(controller, reason);
   }
 
+  /** Queue pairs without connection whose commands a backend may still have. */
+  readonly #lingering = new Set<QueuePair>();
+
+  lingers(pair: QueuePair): void {
+    this.#lingering.add(pair);
+  }
+
+  lingersNoMore(pair: QueuePair): void {
+    this.#lingering.delete(pair);
+  }
+
+  lingering(): Iterable<QueuePair> {
+    return this.#lingering;
+  }
+
   // ---- namespaces ----------------------------------------------------------------------------------------------------------------
 
   addNamespace(options: NamespaceOptions): Namespace {
@@ -201,27 +250,27 @@ export class Subsystem {
     const namespace = new Namespace(options, uuid, reservations, this.#uncorrectableKeeper(options.backend, uuid));
     namespace.writeProtection = savedProtection(this.state, namespace);
     this.namespaces[nsid] = namespace;
-    this.#namespaceChanged(nsid);
+    this.#changed(namespace);
     this.#anaListChanged(namespace.anagrpid);
     return namespace;
   }
 
-  /** Takes the namespace out; commands that it has already run to their end. @returns its backend, for the caller to close */
-  removeNamespace(nsid: number): BlockBackend | undefined {
+  /** Takes the namespace out; commands that it has already run to their end. @param issuer does so by its own command: it needs no event @returns its backend, for the caller to close */
+  removeNamespace(nsid: number, issuer?: Controller): BlockBackend | undefined {
     const namespace = this.namespaces[nsid];
     if (namespace === undefined) return undefined;
     this.namespaces[nsid] = undefined;
-    this.#namespaceChanged(nsid);
+    this.#changed(namespace, issuer);
     this.#anaListChanged(namespace.anagrpid);
     return namespace.backend;
   }
 
-  /** The backend has more blocks than before: hosts are told. */
-  namespaceGrown(nsid: number): void {
+  /** The backend has more (or fewer) blocks than before: hosts are told. */
+  namespaceResized(nsid: number): void {
     const namespace = this.namespaces[nsid];
     if (namespace === undefined) return;
     namespace.blockCount = namespace.backend.blockCount;
-    this.#namespaceChanged(nsid);
+    this.namespaceChanged(nsid);
   }
 
   /** Moves a namespace to another ANA group; hosts get the ANA notice, not that of changed namespaces. @throws ConfigError */
@@ -256,9 +305,32 @@ export class Subsystem {
     }
   }
 
-  #namespaceChanged(nsid: number): void {
+  /** What Identify says of a namespace has changed: the hosts that have it are told. */
+  namespaceChanged(nsid: number): void {
+    const namespace = this.namespaces[nsid];
+    if (namespace !== undefined) this.#changed(namespace);
+  }
+
+  /** Runs `change`, which attaches, detaches, masks or unmasks a namespace; tells the controllers that it concerns. */
+  changeAttachment(namespace: Namespace, change: () => void): void {
+    const had = new Set([...this.#controllers.values()].filter((controller) => namespace.isAttachedTo(controller)));
+    change();
+    this.accessChanged(namespace.nsid);
+    this.#anaListChanged(namespace.anagrpid);
+    for (const controller of this.#controllers.values()) {
+      if (had.has(controller) !== namespace.isAttachedTo(controller)) controller.namespaceChanged(namespace.nsid);
+    }
+  }
+
+  /** Tells the controllers that have the namespace (or had it, if it is gone), and those of hosts for which it exists. */
+  #changed(namespace: Namespace, issuer?: Controller): void {
+    const { nsid } = namespace;
     this.accessChanged(nsid);
-    for (const controller of this.#controllers.values()) controller.namespaceChanged(nsid);
+    for (const controller of this.#controllers.values()) {
+      if (controller === issuer) continue;
+      if (namespace.isAttachedTo(controller)) controller.namespaceChanged(nsid);
+      if (namespace.attachments.permits(controller.hostnqn)) controller.allocatedNamespaceChanged(nsid);
+    }
   }
 
   /** Something that a rule of target/access.ts reads has changed. @param nsid of one namespace; default all */
@@ -285,7 +357,7 @@ export class Subsystem {
 
   /** Feature 84h of a namespace has changed. */
   protectionChanged(nsid: number): void {
-    this.#namespaceChanged(nsid);
+    this.namespaceChanged(nsid);
   }
 
   /** Keeps what Write Uncorrectable did where the blocks outlive the process and there is a store; else it lasts as long as the process. */
@@ -307,6 +379,12 @@ export class Subsystem {
   /** Every namespace there is, attached or not, by NSID. */
   allocatedNamespaces(): Namespace[] {
     return this.namespaces.filter((namespace) => namespace !== undefined);
+  }
+
+  /** The namespace if it exists for that host, attached or not. */
+  allocated(nsid: number, hostnqn: string): Namespace | undefined {
+    const namespace = this.namespaces[nsid];
+    return namespace?.attachments.permits(hostnqn) === true ? namespace : undefined;
   }
 
   /** The same for the same NQN and NSID, through every restart (version 8 of RFC 9562). */

@@ -4,6 +4,7 @@
 import { hostname } from 'node:os';
 import { defaultDiscoveryNqn } from '../fabrics/discovery-nqn.ts';
 import { DISCOVERY_NQN } from '../spec/nqn.ts';
+import { DNR, Status } from '../spec/status.ts';
 import { TCP_TARGET_DEFAULTS, type TcpTargetOptions } from '../transport/tcp/target-link.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
@@ -12,6 +13,7 @@ import type { Controller } from './controller.ts';
 import { DiscoveryLog, type Referral } from './discovery.ts';
 import type { NamespaceOptions } from './namespace.ts';
 import { Port, type PortAdvertisement, type PortOptions } from './port.ts';
+import { becomeQuiet } from './quiet.ts';
 import type { StateStore } from './state-store.ts';
 import { Subsystem, type SubsystemOptions } from './subsystem.ts';
 
@@ -23,6 +25,8 @@ export interface TargetEvents {
   fatal?(controller: Controller, error: unknown): void;
   /** The state store failed; the command that needed it was refused. */
   stateNotSaved?(subsystem: Subsystem, error: unknown): void;
+  /** Something an operator should see to. */
+  warning?(subsystem: Subsystem, message: string, error?: unknown): void;
 }
 
 /** @public */
@@ -86,6 +90,7 @@ export class Target {
         closed: (controller, reason) => this.#events.closed?.(controller, reason),
         fatal: (controller, error) => this.#events.fatal?.(controller, error),
         stateNotSaved: (subsystem, error) => this.#events.stateNotSaved?.(subsystem, error),
+        warning: (subsystem, message, error) => this.#events.warning?.(subsystem, message, error),
         discoveryPage: (controller, asked) => this.#log.page(this.discovery, controller, asked),
         discoveryOptions: (controller) => this.#log.options(controller),
       },
@@ -129,11 +134,13 @@ export class Target {
     this.#discoveryChanged();
     for (const controller of [...subsystem.controllers]) controller.close('the subsystem is removed');
     subsystem.ana.close();
+    await subsystem.close();
     for (const namespace of subsystem.allocatedNamespaces()) await this.removeNamespace(subsystem, namespace.nsid);
   }
 
   addNamespace(subsystem: Subsystem, options: NamespaceOptions): void {
-    subsystem.addNamespace(options);
+    const namespace = subsystem.addNamespace(options);
+    subsystem.manager.added(namespace);
   }
 
   /** Takes the namespace out, with its reservations, then closes its backend. */
@@ -145,6 +152,40 @@ export class Target {
       if (!this.#closed) await reservations?.forget();
     } finally {
       await backend?.close();
+    }
+  }
+
+  /** Who sees a namespace; hosts that no longer do, or now do, are told. @param hosts undefined: every host of the subsystem */
+  setNamespaceHosts(subsystem: Subsystem, nsid: number, hosts: readonly string[] | undefined): void {
+    const namespace = subsystem.namespaces[nsid];
+    if (namespace === undefined) return;
+    subsystem.changeAttachment(namespace, () => namespace.attachments.setHosts(hosts));
+  }
+
+  /**
+   * Gives a namespace another size under connected hosts, who are told. A smaller one takes the blocks at the end with their data, after
+   * everything that reached them has ended.
+   * @throws ConfigError if its backend cannot; NvmeofError if it fails: the old size stands then
+   */
+  async resizeNamespace(subsystem: Subsystem, nsid: number, sizeBytes: number): Promise<void> {
+    const namespace = subsystem.namespaces[nsid];
+    if (namespace === undefined) return;
+    const { backend } = namespace;
+    const blockCount = Math.floor(sizeBytes / namespace.blockSize);
+    if (blockCount >= namespace.blockCount) {
+      if (backend.grow === undefined) throw cannotResize(subsystem, nsid, backend.kind);
+      await backend.grow(blockCount);
+      subsystem.namespaceResized(nsid);
+      return;
+    }
+    if (backend.shrink === undefined || blockCount === 0) throw cannotResize(subsystem, nsid, backend.kind);
+    // no new command reaches them from here on
+    namespace.blockCount = blockCount;
+    try {
+      await becomeQuiet(subsystem, namespace, Status.LbaOutOfRange | DNR, this.clock);
+      await backend.shrink(blockCount);
+    } finally {
+      subsystem.namespaceResized(nsid);
     }
   }
 
@@ -256,4 +297,10 @@ export class Target {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close().then(() => {});
   }
+}
+
+function cannotResize(subsystem: Subsystem, nsid: number, kind: string): ConfigError {
+  return new ConfigError(
+    `Namespace ${nsid} of ${subsystem.nqn}: a ${kind} backend cannot have that size; remove the namespace and add it anew`,
+  );
 }

@@ -316,7 +316,7 @@ describe('conformance: reservations', () => {
     await held(2);
     t.target.addNamespace(t.subsystem, { nsid: 2, backend: new CopyBackend() });
     await ok(b.io.command({ opcode: 2, nsid: 2 }, { readBytes: 512 }));
-    t.subsystem.namespaceGrown(1);
+    t.subsystem.namespaceResized(1);
     await conflict(b.io.read(0, 1));
     await t.target.removeNamespace(t.subsystem, 1);
     t.target.addNamespace(t.subsystem, { nsid: 1, backend: new CopyBackend() });

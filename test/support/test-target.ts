@@ -24,6 +24,8 @@ export interface TestTargetOptions {
   readonly backend?: BlockBackend;
   readonly clock?: ManualClock;
   readonly state?: StateStore;
+  /** Adds the namespaces itself. */
+  readonly empty?: boolean;
 }
 
 export class TestTarget {
@@ -72,7 +74,7 @@ export class TestTarget {
     });
     const subsystem = target.addSubsystem({ nqn: SUBSYSTEM_NQN, allowAnyHost: true, ...options.subsystem });
     const backend = options.backend ?? new MemoryBackend({ blockSize: 512, blockCount: (64 << 20) / 512 });
-    target.addNamespace(subsystem, { nsid: 1, backend });
+    if (options.empty !== true) target.addNamespace(subsystem, { nsid: 1, backend });
     const port = await target.addPort({
       portId: 1,
       address: '127.0.0.1',

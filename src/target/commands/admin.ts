@@ -5,9 +5,12 @@ import { sqeCdw10 } from '../../wire/sqe.ts';
 import { type CommandHandler, type CommandSet, commandSet } from './command-set.ts';
 import { adminFabrics } from './fabrics.ts';
 import { getFeatures, setFeatures } from './feature.ts';
+import { formatNvm } from './format.ts';
 import { identify } from './identify.ts';
 import { getLbaStatus } from './lba-status.ts';
 import { getLogPage } from './log-page.ts';
+import { namespaceAttachment, namespaceManagement } from './namespace-management.ts';
+import { sanitize } from './sanitize.ts';
 
 const asyncEventRequest: CommandHandler = {
   prepare: () => 0,
@@ -53,7 +56,11 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.SetFeatures]: setFeatures,
   [AdminOpcode.GetFeatures]: getFeatures,
   [AdminOpcode.AsyncEventRequest]: asyncEventRequest,
+  [AdminOpcode.NamespaceManagement]: namespaceManagement,
+  [AdminOpcode.NamespaceAttachment]: namespaceAttachment,
   [AdminOpcode.KeepAlive]: keepAlive,
+  [AdminOpcode.FormatNvm]: formatNvm,
+  [AdminOpcode.Sanitize]: sanitize,
   [AdminOpcode.GetLbaStatus]: getLbaStatus,
   [FABRICS_OPCODE]: adminFabrics,
 });

@@ -105,6 +105,10 @@ function connect(request: Request, scope: ConnectScope): number {
       localAddress: request.queuePair.transport.localAddress,
     });
     if ('refused' in admission) {
+      if (admission.refused === 'duplicate') {
+        request.result0 = Data.HOSTNQN | 0x10000;
+        return FabricsStatus.ConnectInvalidHost | DNR;
+      }
       return admission.refused === 'busy'
         ? FabricsStatus.ConnectControllerBusy
         : invalidParameter(request, Data.CNTLID, true);

@@ -41,7 +41,8 @@ const KATO_GRANULARITY_MS = KEEP_ALIVE_GRANULARITY_100MS * 100;
 const HOST_ID_BYTES = 16;
 const TIMESTAMP_BYTES = 8;
 const COMPOSITE_TEMPERATURE_KELVIN_DEFAULT = 0x157;
-const IO_ASYNC_EVENTS = 0xff | AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange;
+const IO_ASYNC_EVENTS =
+  0xff | AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange | AsyncEventBit.AllocatedNamespaceAttribute;
 
 /** A feature that is just a dword which the controller keeps. `mask`: bits that may be set. */
 function kept(fid: number, initial: number, mask: number): FeatureEntry {

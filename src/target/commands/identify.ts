@@ -4,12 +4,18 @@ import { Cns, IDENTIFY_BYTES, NSID_ALL } from '../../spec/identify.ts';
 import { AsyncEventBit } from '../../spec/log-page.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { NVME_VERSION_2_1 } from '../../spec/property.ts';
+import { SanitizeCapability } from '../../spec/sanitize.ts';
 import { DNR, Status } from '../../spec/status.ts';
 import { identifyControllerCodec } from '../../wire/cold/identify-controller.ts';
 import { independentNamespaceCodec } from '../../wire/cold/identify-independent.ts';
 import { identifyNamespaceCodec } from '../../wire/cold/identify-namespace.ts';
 import { nvmControllerCodec, nvmNamespaceCodec } from '../../wire/cold/identify-nvm.ts';
-import { encodeNamespaceDescriptors, encodeNsidList } from '../../wire/cold/lists.ts';
+import {
+  CONTROLLER_LIST_MAX,
+  encodeControllerList,
+  encodeNamespaceDescriptors,
+  encodeNsidList,
+} from '../../wire/cold/lists.ts';
 import { sqeCdw10, sqeNsid } from '../../wire/sqe.ts';
 import { Access } from '../access.ts';
 import { hidesCapacity } from '../ana-access.ts';
@@ -17,10 +23,11 @@ import { ANA_GROUPS_MAX, ANACAP } from '../ana-group.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
-import type { Namespace } from '../namespace.ts';
+import { LBA_FORMAT_SIZES, type Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
 import { COPY_FORMATS, copyLimits } from './copy.ts';
+import { canFormat } from './format.ts';
 import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
 
 const CSI_NVM = 0;
@@ -63,6 +70,15 @@ const FCATT_STATIC = 0x01;
 const DCTYPE_DDC = 1;
 const ENTRY_SIZES_64 = 0x66;
 const ENTRY_SIZES_16 = 0x44;
+const OACS_FORMAT = 0x02;
+const OACS_NAMESPACE_MANAGEMENT = 0x08;
+/** Format NVM does not take NSID FFFFFFFFh. */
+const FNA_NO_BROADCAST = 0x08;
+const SANICAP =
+  SanitizeCapability.BlockErase |
+  SanitizeCapability.Overwrite |
+  SanitizeCapability.NoDeallocateInhibited |
+  SanitizeCapability.NotModifiedAfterwards;
 const NMIC_SHARED = 0x01;
 const NSFEAT_ATOMICS = 0x02;
 const NSFEAT_DEALLOCATED_ERROR = 0x04;
@@ -134,16 +150,22 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
   let capacity = 0n;
   for (const namespace of subsystem.allocatedNamespaces())
     capacity += BigInt(namespace.blockCount) * BigInt(namespace.blockSize);
+  const { manager, sanitizer } = subsystem;
+  capacity += BigInt(manager.unallocatedBytes);
+  const canManage = manager.pool !== undefined;
   return identifyControllerCodec.encode({
     ...common,
-    oacs: OACS_GET_LBA_STATUS,
     cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER | CMIC_ANA,
-    oaes: AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange,
+    oaes: AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange | AsyncEventBit.AllocatedNamespaceAttribute,
     anatt: subsystem.ana.transitionSeconds,
     anacap: ANACAP,
     anagrpmax: ANA_GROUPS_MAX,
     nanagrpid: ANA_GROUPS_MAX,
     ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID,
+    oacs: OACS_GET_LBA_STATUS | (canFormat(controller) ? OACS_FORMAT : 0) | (canManage ? OACS_NAMESPACE_MANAGEMENT : 0),
+    fna: FNA_NO_BROADCAST,
+    sanicap: sanitizer.isOffered ? SANICAP : 0,
+    unvmcap: BigInt(manager.unallocatedBytes),
     frmw: 0x03, // one slot, read only
     wctemp: WCTEMP_KELVIN,
     cctemp: CCTEMP_KELVIN,
@@ -205,9 +227,9 @@ function identifyNamespace(namespace: Namespace, controller: Controller): Uint8A
       (namespace.knowsAllocation ? NSFEAT_DEALLOCATED_ERROR : 0) |
       NSFEAT_IDS_NEVER_REUSED |
       NSFEAT_OPTPERF,
-    nlbaf: 0,
-    flbas: 0,
-    nmic: NMIC_SHARED,
+    nlbaf: namespace.formatBlockSizes.length - 1,
+    flbas: namespace.formatIndex,
+    nmic: namespace.shared ? NMIC_SHARED : 0,
     rescap: namespace.reservations.capabilities,
     dlfeat: readsZero ? DLFEAT_READS_ZERO | DLFEAT_WRITE_ZEROES_DEAC : 0,
     ...atomicUnits(namespace),
@@ -221,13 +243,75 @@ function identifyNamespace(namespace: Namespace, controller: Controller): Uint8A
     nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
     nguid: namespace.nguid,
     eui64: namespace.eui64,
-    lbaf: [{ ms: 0, lbads: namespace.blockShift, rp: 0 }],
+    lbaf: lbaFormats(namespace.formatBlockSizes),
   });
+}
+
+function lbaFormats(blockSizes: readonly number[]): { ms: number; lbads: number; rp: number }[] {
+  return blockSizes.map((blockSize) => ({ ms: 0, lbads: 31 - Math.clz32(blockSize), rp: 0 }));
+}
+
+/** What all namespaces that hosts create have in common (NSID FFFFFFFFh). */
+function commonCapabilities(): Uint8Array {
+  return identifyNamespaceCodec.encode({
+    nsfeat: NSFEAT_IDS_NEVER_REUSED,
+    nlbaf: LBA_FORMAT_SIZES.length - 1,
+    lbaf: lbaFormats(LBA_FORMAT_SIZES),
+  });
+}
+
+function independentNamespace(namespace: Namespace): Uint8Array {
+  return independentNamespaceCodec.encode({
+    nsfeat: NSFEAT_IDS_NEVER_REUSED | (namespace.backend.volatileWriteCache ? 0 : 0x20),
+    nmic: namespace.shared ? NMIC_SHARED : 0,
+    anagrpid: namespace.anagrpid,
+    nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
+    rescap: namespace.reservations.capabilities,
+    nstat: NSTAT_READY,
+  });
+}
+
+// ---- namespace management: allocated namespaces, attached or not
+
+/** CNS 11h, 1Bh, 1Fh: zeroes where nothing is allocated for the host. */
+function ofAllocated(build: (namespace: Namespace, controller: Controller) => Uint8Array): Build {
+  return (request, controller) => {
+    const nsid = nsidOf(request);
+    if (nsid === 0 || nsid > controller.subsystem.nsidMax) return request.fail(Status.InvalidNamespaceOrFormat, 4);
+    const namespace = controller.subsystem.allocated(nsid, controller.hostnqn);
+    return namespace === undefined ? EMPTY_PAGE : build(namespace, controller);
+  };
+}
+
+function allocatedList(request: Request, controller: Controller): Uint8Array | number {
+  const start = nsidOf(request);
+  if (start >= NSID_ALL - 1) return request.fail(Status.InvalidNamespaceOrFormat, 4);
+  const nsids = controller.subsystem
+    .allocatedNamespaces()
+    .filter(({ nsid, attachments }) => nsid > start && attachments.permits(controller.hostnqn))
+    .map(({ nsid }) => nsid);
+  return encodeNsidList(nsids.slice(0, NSID_LIST_MAX));
+}
+
+/** CNTIDs from CDW10 bits 31:16 on. */
+function controllersFrom(request: Request, controllers: Iterable<Controller>): Uint8Array {
+  const start = sqeCdw10(request.sqe, request.sqeBase) >>> 16;
+  const cntlids = [...controllers].map(({ cntlid }) => cntlid).filter((cntlid) => cntlid >= start);
+  return encodeControllerList(cntlids.sort((a, b) => a - b).slice(0, CONTROLLER_LIST_MAX));
+}
+
+function attachedControllers(request: Request, controller: Controller): Uint8Array | number {
+  const nsid = nsidOf(request);
+  if (nsid === NSID_ALL) return request.invalidField(4);
+  if (nsid === 0 || nsid > controller.subsystem.nsidMax) return request.fail(Status.InvalidNamespaceOrFormat, 4);
+  const namespace = controller.subsystem.allocated(nsid, controller.hostnqn);
+  const all = [...controller.subsystem.controllers];
+  return controllersFrom(request, namespace === undefined ? [] : all.filter((one) => namespace.isAttachedTo(one)));
 }
 
 const BUILDERS: Readonly<Record<number, Build>> = {
   [Cns.Namespace]: (request, controller) => {
-    // no namespace management: FFFFFFFFh has no capability structure
+    if (nsidOf(request) === NSID_ALL && controller.subsystem.manager.pool !== undefined) return commonCapabilities();
     return ofNamespace(identifyNamespace)(request, controller);
   },
   [Cns.Controller]: identifyController,
@@ -253,16 +337,22 @@ const BUILDERS: Readonly<Record<number, Build>> = {
       : request.invalidField(47),
   [Cns.CommandSetActiveNamespaceList]: (request, controller) =>
     csiOf(request) === CSI_NVM ? activeList(request, controller) : request.invalidField(47),
-  [Cns.IndependentNamespace]: ofNamespace((namespace) =>
-    independentNamespaceCodec.encode({
-      nsfeat: NSFEAT_IDS_NEVER_REUSED | (namespace.backend.volatileWriteCache ? 0 : 0x20),
-      nmic: NMIC_SHARED,
-      anagrpid: namespace.anagrpid,
-      nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
-      rescap: namespace.reservations.capabilities,
-      nstat: NSTAT_READY,
-    }),
-  ),
+  [Cns.IndependentNamespace]: ofNamespace(independentNamespace),
+  [Cns.ControllerList]: (request, controller) => controllersFrom(request, controller.subsystem.controllers),
+};
+
+/** Only with namespace management. */
+const MANAGEMENT_BUILDERS: Readonly<Record<number, Build>> = {
+  [Cns.AllocatedNamespaceList]: allocatedList,
+  [Cns.AllocatedNamespace]: ofAllocated(identifyNamespace),
+  [Cns.NamespaceControllerList]: attachedControllers,
+  [Cns.CommandSetAllocatedNamespaceList]: (request, controller) =>
+    csiOf(request) === CSI_NVM ? allocatedList(request, controller) : request.invalidField(47),
+  [Cns.CommandSetAllocatedNamespace]: (request, controller) =>
+    csiOf(request) === CSI_NVM
+      ? ofAllocated(() => nvmNamespaceCodec.encode({}))(request, controller)
+      : request.invalidField(47),
+  [Cns.IndependentAllocatedNamespace]: ofAllocated(independentNamespace),
 };
 
 /** On a discovery controller only the controller itself can be identified. */
@@ -283,7 +373,9 @@ function activeList(request: Request, controller: Controller): Uint8Array | numb
 
 function builderOf(request: Request): Build | undefined {
   const cns = sqeCdw10(request.sqe, request.sqeBase) & 0xff;
-  return (request.queuePair.controller!.subsystem.isDiscovery ? DISCOVERY_BUILDERS : BUILDERS)[cns];
+  const { subsystem } = request.queuePair.controller!;
+  if (subsystem.isDiscovery) return DISCOVERY_BUILDERS[cns];
+  return BUILDERS[cns] ?? (subsystem.manager.pool === undefined ? undefined : MANAGEMENT_BUILDERS[cns]);
 }
 
 export const identify: CommandHandler = {

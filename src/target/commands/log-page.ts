@@ -4,12 +4,13 @@ import { NSID_ALL } from '../../spec/identify.ts';
 import { LogPage } from '../../spec/log-page.ts';
 import { AdminOpcode, Direction, FABRICS_OPCODE, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
-import { encodeNsidList } from '../../wire/cold/lists.ts';
 import { encodeAnaLog } from '../../wire/cold/log-ana.ts';
+import { encodeChangedNamespaces } from '../../wire/cold/log-changed-ns.ts';
 import { effectsLogCodec } from '../../wire/cold/log-effects.ts';
 import { errorLogEntryCodec } from '../../wire/cold/log-error.ts';
 import { featureEffectsCodec } from '../../wire/cold/log-feature-effects.ts';
 import { firmwareLogCodec } from '../../wire/cold/log-firmware.ts';
+import { sanitizeLogCodec } from '../../wire/cold/log-sanitize.ts';
 import { smartLogCodec } from '../../wire/cold/log-smart.ts';
 import { supportedLogPagesCodec } from '../../wire/cold/log-supported.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw14, sqeNsid } from '../../wire/sqe.ts';
@@ -31,6 +32,8 @@ interface LogEntry {
   parameter?(controller: Controller): number;
   /** LSP bits that may be set; absent: not looked at. */
   options?(controller: Controller): number;
+  /** False: this controller does not have it. Default: it has. */
+  isOffered?(controller: Controller): boolean;
   /** Read with RAE 0. */
   clear?(controller: Controller): void;
 }
@@ -50,6 +53,17 @@ const CHANGES_BLOCKS: readonly number[] = [
 ];
 const NOT_ON_DISCOVERY: readonly number[] = [AdminOpcode.GetLbaStatus];
 const FEATURE_SCOPE_NAMESPACE = 1 << 20;
+/** NCC: what a namespace can do; NIC: which namespaces there are; CSE: what must not run beside it. */
+const NCC = 0x4;
+const NIC = 0x8;
+const CSE_SAME_NAMESPACE = 0x1_0000;
+const CSE_ANY_NAMESPACE = 0x2_0000;
+const ADMIN_EFFECTS: Readonly<Record<number, number>> = {
+  [AdminOpcode.NamespaceManagement]: NIC,
+  [AdminOpcode.NamespaceAttachment]: NIC,
+  [AdminOpcode.FormatNvm]: LBCC | NCC | CSE_SAME_NAMESPACE,
+  [AdminOpcode.Sanitize]: LBCC | CSE_ANY_NAMESPACE,
+};
 const FEATURE_SCOPE_CONTROLLER = 1 << 21;
 const TRTYPE_TCP = 3;
 
@@ -100,17 +114,36 @@ function smartHealth(request: Request, controller: Controller): Uint8Array | num
   });
 }
 
+/** Times that are not known are not reported. */
+const NO_ESTIMATE = 0xffff_ffff;
+
+function sanitizeStatus(_request: Request, { subsystem: { sanitizer } }: Controller): Uint8Array {
+  return sanitizeLogCodec.encode({
+    sprog: sanitizer.progress65536,
+    sstat: sanitizer.sstat,
+    scdw10: sanitizer.cdw10,
+    eto: NO_ESTIMATE,
+    etbe: NO_ESTIMATE,
+    etce: NO_ESTIMATE,
+    etond: NO_ESTIMATE,
+    etbend: NO_ESTIMATE,
+    etcend: NO_ESTIMATE,
+    etpvds: NO_ESTIMATE,
+  });
+}
+
 /** Commands Supported and Effects, from the command sets themselves. */
 function effects(request: Request, controller: Controller): Uint8Array | number {
   if (sqeCdw14(request.sqe, request.sqeBase) >>> 24 !== 0) return request.invalidField(59);
   const acs = new Array<number>(256).fill(0);
   const iocs = new Array<number>(256).fill(0);
-  for (const opcode of opcodesOf(request.queuePair.commandSet)) {
+  for (const opcode of opcodesOf(request.queuePair.commandSet, controller)) {
     if (controller.subsystem.isDiscovery && NOT_ON_DISCOVERY.includes(opcode)) continue;
-    if (opcode !== FABRICS_OPCODE) acs[opcode] = CSUPP;
+    if (opcode !== FABRICS_OPCODE) acs[opcode] = CSUPP | (ADMIN_EFFECTS[opcode] ?? 0);
   }
   if (!controller.subsystem.isDiscovery) {
-    for (const opcode of opcodesOf(ioCommandSet)) iocs[opcode] = CSUPP | (CHANGES_BLOCKS.includes(opcode) ? LBCC : 0);
+    for (const opcode of opcodesOf(ioCommandSet, controller))
+      iocs[opcode] = CSUPP | (CHANGES_BLOCKS.includes(opcode) ? LBCC : 0);
   }
   return effectsLogCodec.encode({ acs, iocs });
 }
@@ -160,8 +193,20 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
   [LogPage.ChangedNamespaces]: {
     onIo: true,
     onDiscovery: false,
-    build: (_request, controller) => encodeNsidList(controller.changedNamespaces()),
+    build: (_request, controller) => encodeChangedNamespaces(controller.changedNamespaces()),
     clear: (controller) => controller.clearChangedNamespaces(),
+  },
+  [LogPage.ChangedAllocatedNamespaces]: {
+    onIo: true,
+    onDiscovery: false,
+    build: (_request, controller) => encodeChangedNamespaces(controller.changedAllocatedNamespaces()),
+    clear: (controller) => controller.clearChangedAllocatedNamespaces(),
+  },
+  [LogPage.SanitizeStatus]: {
+    onIo: true,
+    onDiscovery: false,
+    isOffered: ({ subsystem }) => subsystem.sanitizer.isOffered || subsystem.sanitizer.refusal !== undefined,
+    build: sanitizeStatus,
   },
   [LogPage.CommandsSupportedAndEffects]: { onIo: true, onDiscovery: true, build: effects },
   [LogPage.Ana]: { onIo: true, onDiscovery: false, build: asymmetricAccess },
@@ -195,17 +240,18 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
 function supportedPages(_request: Request, controller: Controller): Uint8Array {
   const lids = new Array<number>(256).fill(0);
   for (const [lid, entry] of Object.entries(PAGES)) {
-    if (controller.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) {
-      lids[Number(lid)] = CSUPP | ((entry.parameter?.(controller) ?? 0) << 16);
-    }
+    if (has(controller, entry)) lids[Number(lid)] = CSUPP | ((entry.parameter?.(controller) ?? 0) << 16);
   }
   return supportedLogPagesCodec.encode({ lids });
 }
 
 function find(request: Request): LogEntry | undefined {
   const entry = PAGES[sqeCdw10(request.sqe, request.sqeBase) & 0xff];
-  if (entry === undefined) return undefined;
-  return (request.queuePair.controller!.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) ? entry : undefined;
+  return entry !== undefined && has(request.queuePair.controller!, entry) ? entry : undefined;
+}
+
+function has(controller: Controller, entry: LogEntry): boolean {
+  return (controller.subsystem.isDiscovery ? entry.onDiscovery : entry.onIo) && entry.isOffered?.(controller) !== false;
 }
 
 const lspOf = (request: Request): number => (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7f;

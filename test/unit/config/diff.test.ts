@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import { type ConfigDiff, diffConfig } from '../../../src/config/diff.ts';
 import { parseConfig } from '../../../src/config/load.ts';
 import type { SubsystemInput, TargetConfig, TargetConfigInput } from '../../../src/config/types.ts';
+import { ConfigError } from '../../../src/util/error.ts';
 
 const A = 'nqn.2026-01.io.nvmeferry:a';
 const B = 'nqn.2026-01.io.nvmeferry:b';
@@ -93,8 +94,25 @@ describe('config: diff', () => {
     expect(grown.growNamespaces).to.deep.equal([{ nsid: 1, sizeBytes: 2 ** 31 }]);
     expect([grown.removeNamespaces, grown.addNamespaces]).to.deep.equal([[], []]);
 
+    expect(() => only((input) => input.subsystems[0].namespaces!.splice(0, 1, memory(1, '512MiB')))).to.throw(
+      ConfigError,
+      /namespace 1 .*allowShrink: true/,
+    );
+    const shrunk = only((input) => {
+      input.subsystems[0].namespaces![0] = { ...memory(1, '512MiB'), allowShrink: true };
+    });
+    expect(shrunk.shrinkNamespaces).to.deep.equal([{ nsid: 1, sizeBytes: 2 ** 29 }]);
+    expect([shrunk.growNamespaces, shrunk.removeNamespaces]).to.deep.equal([[], []]);
+
+    const hosts = ['nqn.2026-01.io.nvmeferry:host'];
+    const masked = only((input) => {
+      input.subsystems[0].namespaces![0] = { ...memory(1, '2GiB'), hosts };
+    });
+    expect(masked.maskNamespaces).to.deep.equal([{ nsid: 1, hosts }]);
+    expect(masked.growNamespaces, 'both at once').to.deep.equal([{ nsid: 1, sizeBytes: 2 ** 31 }]);
+    expect(masked.removeNamespaces).to.deep.equal([]);
+
     for (const replacement of [
-      memory(1, '512MiB'),
       { ...memory(1, '2GiB'), readOnly: true },
       { ...memory(1, '1GiB'), uuid: '8d1c2f60-5f3a-4a52-9e1b-2f7d5c9a0b31' },
       { nsid: 1, backend: { type: 'null', size: '2GiB' } as const },
@@ -121,6 +139,8 @@ describe('config: diff', () => {
         growNamespaces: [],
         moveNamespaces: [],
         anaStates: [],
+        shrinkNamespaces: [],
+        maskNamespaces: [],
       },
     ]);
     const opened = diff((input) => {
@@ -199,6 +219,8 @@ describe('config: diff', () => {
       removeNamespaces: [],
       addNamespaces: [],
       growNamespaces: [],
+      shrinkNamespaces: [],
+      maskNamespaces: [],
       moveNamespaces: [],
       anaStates: [],
     };
