@@ -13,7 +13,6 @@ import type { Namespace } from './namespace.ts';
 import { formatsWith } from './namespace.ts';
 import { NamespaceRecords, type VolumeRecord } from './namespace-records.ts';
 import { becomeQuiet } from './quiet.ts';
-import { reservationsName } from './reservations.ts';
 import type { Subsystem } from './subsystem.ts';
 
 export interface CreateOptions {
@@ -236,7 +235,7 @@ export class NamespaceManager {
     try {
       await backend?.close();
       await namespace.forgetUncorrectable();
-      await this.#subsystem.state?.save(reservationsName(this.#subsystem.nqn, namespace.uuid), undefined);
+      await namespace.reservations.forget();
       this.#records.volumes.delete(nsid);
       const remembered = this.#records.attachments.delete(nsid);
       if (record !== undefined || remembered) await this.#records.save();
