@@ -32,6 +32,12 @@ export interface BlockIo {
   complete(status: number): void;
 }
 
+/** Consecutive bytes. @public */
+export interface ByteRun {
+  readonly startBytes: number;
+  readonly endBytes: number;
+}
+
 /** @public */
 export interface BlockBackend {
   /** For `nvmeferry target` and logs: `memory`, `file`, `null`... */
@@ -71,6 +77,13 @@ export interface BlockBackend {
    * is in flight.
    */
   readonly setBlockSize?: ((blockSize: number) => void) | undefined;
+  /** Bytes, a multiple of the block size, by which `nextAllocated` knows; absent or 0 where that is. */
+  readonly allocationUnitBytes?: number | undefined;
+  /**
+   * The first bytes at or after `fromBytes`, and before `endBytes`, that may hold what was written and not deallocated since; absent if all may.
+   * Both ends of what it gives are multiples of `allocationUnitBytes`, or the ends asked for.
+   */
+  nextAllocated?(fromBytes: number, endBytes: number): ByteRun | undefined;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
   allocatedBytes?(): number;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */

@@ -4,7 +4,7 @@
 import { assert } from '../util/assert.ts';
 import type { Clock, Timer } from '../util/clock.ts';
 import { pin, unpin } from '../util/pin.ts';
-import type { BlockBackend, BlockIo } from './block-backend.ts';
+import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 
 export type FaultOperation = 'read' | 'write' | 'flush' | 'writeZeroes' | 'deallocate';
 
@@ -173,6 +173,15 @@ export class FaultBackend implements BlockBackend {
   /** Operations held or delayed now. */
   get heldCount(): number {
     return this.#held.length + this.#delayed.size;
+  }
+
+  get allocationUnitBytes(): number | undefined {
+    return this.#inner.allocationUnitBytes;
+  }
+  nextAllocated(fromBytes: number, endBytes: number): ByteRun | undefined {
+    const { nextAllocated } = this.#inner;
+    if (nextAllocated === undefined) return fromBytes < endBytes ? { startBytes: fromBytes, endBytes } : undefined;
+    return nextAllocated.call(this.#inner, fromBytes, endBytes);
   }
 
   allocatedBytes(): number {

@@ -6,7 +6,7 @@
  */
 import { Status } from '../spec/status.ts';
 import { isPinned, pinnedCount } from '../util/pin.ts';
-import type { BlockBackend, BlockIo } from './block-backend.ts';
+import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 
 const PAGE_BYTES = 4096;
 const PAGE_SHIFT = 12;
@@ -93,6 +93,45 @@ export class MemoryBackend implements BlockBackend {
       if (this.#groups[at]?.allocated[(offset - at * GROUP_BYTES) >>> PAGE_SHIFT] !== 1) return false;
     }
     return true;
+  }
+
+  get allocationUnitBytes(): number {
+    return Math.max(this.blockSize, PAGE_BYTES);
+  }
+
+  nextAllocated(fromBytes: number, endBytes: number): ByteRun | undefined {
+    const start = this.#seek(1, fromBytes, endBytes);
+    if (start >= endBytes) return undefined;
+    const unit = this.allocationUnitBytes;
+    // a block of several pages is allocated if one of them is
+    const startBytes = Math.max(fromBytes, Math.floor(start / unit) * unit);
+    let end = start;
+    do end = Math.ceil(this.#seek(0, end, endBytes) / unit) * unit;
+    while (end < endBytes && this.#pageAt(end) === 1);
+    return { startBytes, endBytes: Math.min(end, endBytes) };
+  }
+
+  #pageAt(offset: number): number {
+    const at = Math.floor(offset / GROUP_BYTES);
+    return this.#groups[at]?.allocated[(offset - at * GROUP_BYTES) >>> PAGE_SHIFT] ?? 0;
+  }
+
+  /** Where the first page at or after `from` is that is allocated (1) or not (0): not before `from`; `end` and more if none is. */
+  #seek(wanted: 0 | 1, from: number, end: number): number {
+    let offset = from;
+    while (offset < end) {
+      const at = Math.floor(offset / GROUP_BYTES);
+      const group = this.#groups[at];
+      if (group === undefined) {
+        if (wanted === 0) return offset;
+      } else {
+        const first = (offset - at * GROUP_BYTES) >>> PAGE_SHIFT;
+        const page = group.allocated.indexOf(wanted, first);
+        if (page >= 0) return Math.max(offset, at * GROUP_BYTES + page * PAGE_BYTES);
+      }
+      offset = (at + 1) * GROUP_BYTES;
+    }
+    return end;
   }
 
   read(io: BlockIo): void {

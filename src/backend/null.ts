@@ -4,7 +4,7 @@
  * has been seen.
  */
 import { Status } from '../spec/status.ts';
-import type { BlockBackend, BlockIo } from './block-backend.ts';
+import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 
 /** Never written, so all its pages are the kernel's one zero page: reading it costs no memory bandwidth. */
 const ZERO_BYTES = 128 * 1024;
@@ -42,6 +42,15 @@ export class NullBackend implements BlockBackend {
 
   allocatedBytes(): number {
     return 0;
+  }
+
+  get allocationUnitBytes(): number {
+    return Math.max(this.blockSize, 4096);
+  }
+
+  /** It keeps nothing of what is written. */
+  nextAllocated(): ByteRun | undefined {
+    return undefined;
   }
 
   read(io: BlockIo): void {

@@ -32,10 +32,16 @@ export class Random {
   }
 }
 
+/** The seed of NVMEFERRY_SEED, or one by chance; for tests that wait, which name it in their title. */
+export function randomSeed(): number {
+  const given = process.env.NVMEFERRY_SEED;
+  return given === undefined ? (Math.random() * 0x7fff_ffff) | 0 : Number(given);
+}
+
 /** Runs `act` with `rounds` seeds (or the one of NVMEFERRY_SEED); a failure names its seed. */
 export function withSeeds(rounds: number, act: (random: Random, seed: number) => void): void {
   const given = process.env.NVMEFERRY_SEED;
-  const first = given === undefined ? (Math.random() * 0x7fff_ffff) | 0 : Number(given);
+  const first = randomSeed();
   for (let seed = first; seed < first + (given === undefined ? rounds : 1); seed++) {
     try {
       act(new Random(seed), seed);

@@ -28,6 +28,7 @@ import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
 import { COPY_FORMATS, copyLimits } from './copy.ts';
 import { canFormat } from './format.ts';
+import { allocationGranule } from './lba-status.ts';
 import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
 
 const CSI_NVM = 0;
@@ -57,6 +58,8 @@ const ONCS_COPY = 0x100;
 const ONCS_COPY_ATOMIC = 0x200;
 /** NSZ in Write Zeroes. */
 const ONCS_NAMESPACE_ZEROES = 0x1000;
+/** RALBAS: Get LBA Status tells of allocated blocks. */
+const AOCS_ALLOCATED_BLOCKS = 0x01;
 const FUSES_COMPARE_AND_WRITE = 0x01;
 const VWC_PRESENT = 0x01;
 /** Flush with NSID FFFFFFFFh is supported. */
@@ -329,11 +332,14 @@ const BUILDERS: Readonly<Record<number, Build>> = {
   },
   [Cns.CommandSetNamespace]: (request, controller) =>
     csiOf(request) === CSI_NVM
-      ? ofNamespace(() => nvmNamespaceCodec.encode({}))(request, controller)
+      ? ofNamespace((namespace) => nvmNamespaceCodec.encode({ tlbaag: allocationGranule(namespace) }))(
+          request,
+          controller,
+        )
       : request.invalidField(47),
   [Cns.CommandSetController]: (request) =>
     csiOf(request) === CSI_NVM
-      ? nvmControllerCodec.encode({ ver: NVM_COMMAND_SET_VERSION_1_2 })
+      ? nvmControllerCodec.encode({ ver: NVM_COMMAND_SET_VERSION_1_2, aocs: AOCS_ALLOCATED_BLOCKS })
       : request.invalidField(47),
   [Cns.CommandSetActiveNamespaceList]: (request, controller) =>
     csiOf(request) === CSI_NVM ? activeList(request, controller) : request.invalidField(47),

@@ -1,4 +1,4 @@
-/** Get LBA Status: which blocks Write Uncorrectable has made unreadable; and log page 0Eh, where to look. NVM Command Set 1.2 section 4.2.1. */
+/** Get LBA Status: which blocks are allocated, which ones Write Uncorrectable has made unreadable; and log page 0Eh, where to look. NVM Command Set 1.2 section 4.2.1. */
 import { Direction } from '../../spec/opcode.ts';
 import { DNR, Status } from '../../spec/status.ts';
 import { type LbaStatusDescriptor, lbaStatusCodec, lbaStatusDescriptorCodec } from '../../wire/cold/lba-status.ts';
@@ -6,16 +6,20 @@ import { lbaStatusLogCodec, lbaStatusLogElementCodec } from '../../wire/cold/log
 import { sqeCdw10, sqeCdw12, sqeCdw13, sqeSlba } from '../../wire/sqe.ts';
 import { Access } from '../access.ts';
 import type { Controller } from '../controller.ts';
+import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import { admitted } from './admitted.ts';
 import type { CommandHandler } from './command-set.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
 
-/** ATYPE: after a scan, or as tracked. We track all there is, so both give the same. */
-const ACTIONS: readonly number[] = [0x10, 0x11];
+const ACTION_ALLOCATED = 0x02;
+/** ATYPE: allocated blocks; unreadable ones after a scan, or as tracked. We track all there is, so both of these give the same. */
+const ACTIONS: readonly number[] = [ACTION_ALLOCATED, 0x10, 0x11];
 const ACTION_TRACKED = 0x11;
 const DESCRIPTOR_BLOCKS_MAX = 2 ** 32;
-/** Status of the blocks: by Write Uncorrectable only. */
+/** Status of the blocks. */
+const STATUS_ALLOCATED = 2;
+/** By Write Uncorrectable only. */
 const STATUS_WRITE_UNCORRECTABLE = 3;
 const COMPLETION_INCOMPLETE = 1;
 const COMPLETION_COMPLETE = 2;
@@ -67,15 +71,41 @@ function describe(
   end: number,
   room: number,
 ): { descriptors: LbaStatusDescriptor[]; complete: boolean } {
+  const isAllocation = sqeCdw13(request.sqe, request.sqeBase) >>> 24 === ACTION_ALLOCATED;
+  const status = isAllocation ? STATUS_ALLOCATED : STATUS_WRITE_UNCORRECTABLE;
   const descriptors: LbaStatusDescriptor[] = [];
-  for (const range of request.namespace!.uncorrectable.within(slba, end)) {
+  for (const range of isAllocation
+    ? allocated(request.namespace!, slba, end)
+    : request.namespace!.uncorrectable.within(slba, end)) {
     for (let start = range.start; start < range.end; start += DESCRIPTOR_BLOCKS_MAX) {
       if (descriptors.length === room) return { descriptors, complete: false };
       const blocks = Math.min(DESCRIPTOR_BLOCKS_MAX, range.end - start);
-      descriptors.push({ dslba: BigInt(start), nlb: blocks - 1, status: STATUS_WRITE_UNCORRECTABLE });
+      descriptors.push({ dslba: BigInt(start), nlb: blocks - 1, status });
     }
   }
   return { descriptors, complete: true };
+}
+
+/** Blocks that may hold what was written, in as few runs as there are; by whole granules, clipped to the range. */
+function* allocated(namespace: Namespace, slba: number, end: number): Generator<{ start: number; end: number }> {
+  const { backend, blockSize } = namespace;
+  if (backend.nextAllocated === undefined) {
+    yield { start: slba, end };
+    return;
+  }
+  for (let from = slba; from < end; ) {
+    const run = backend.nextAllocated(from * blockSize, end * blockSize);
+    if (run === undefined) return;
+    const granule = Math.max(1, allocationGranule(namespace)) * blockSize;
+    const start = Math.max(slba, (Math.floor(run.startBytes / granule) * granule) / blockSize);
+    from = Math.min(end, (Math.ceil(run.endBytes / granule) * granule) / blockSize);
+    yield { start, end: from };
+  }
+}
+
+/** TLBAAG: blocks by which allocation is known; 0 where it is not. */
+export function allocationGranule({ backend, blockSize }: Namespace): number {
+  return (backend.allocationUnitBytes ?? 0) / blockSize;
 }
 
 /** Log page 0Eh: the namespaces that have such blocks. It stands still from a read with RAE until one without. */
