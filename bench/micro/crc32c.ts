@@ -1,5 +1,6 @@
 /** CRC32C by the native library and by script; `crc32c` chooses by length. */
 import { createRequire } from 'node:module';
+import { nativeBinding } from '../../src/native/load.ts';
 import { CRC32C_IMPLEMENTATION, crc32c, crc32cScript, crc32cView } from '../../src/wire/crc32c.ts';
 import { bench, sink } from './harness.ts';
 
@@ -29,9 +30,12 @@ function over(name: string, digest: Crc32c, bytes: Uint8Array): void {
   });
 }
 
+const addon = nativeBinding()?.crc32c;
+
 for (const length of [24, 72, 512, 4096, 131072]) {
   const bytes = data.subarray(0, length);
   over('script', crc32cScript, bytes);
   if (natively !== undefined) over('native', natively, bytes);
+  if (addon !== undefined) over('our addon', addon as Crc32c, bytes);
   over('crc32c()', crc32c, bytes);
 }

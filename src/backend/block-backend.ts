@@ -38,6 +38,20 @@ export interface ByteRun {
   readonly endBytes: number;
 }
 
+/** Of the device below, as its SMART log has it. @public */
+export interface BackendHealth {
+  readonly criticalWarning: number;
+  readonly temperatureKelvin: number;
+  /** Percent, as the two that follow. */
+  readonly availableSpare: number;
+  readonly availableSpareThreshold: number;
+  readonly percentageUsed: number;
+  readonly powerCycles: bigint;
+  readonly powerOnHours: bigint;
+  readonly unsafeShutdowns: bigint;
+  readonly mediaErrors: bigint;
+}
+
 /** @public */
 export interface BlockBackend {
   /** For `nvmeferry target` and logs: `memory`, `file`, `null`... */
@@ -85,7 +99,9 @@ export interface BlockBackend {
    */
   nextAllocated?(fromBytes: number, endBytes: number): ByteRun | undefined;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
-  allocatedBytes?(): number;
+  allocatedBytes?(): number | undefined;
+  /** What is known of the device's health now; undefined if nothing is. */
+  health?(): BackendHealth | undefined;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */
   close(): Promise<void>;
 }

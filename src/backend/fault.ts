@@ -170,6 +170,9 @@ export class FaultBackend implements BlockBackend {
   get isVolatile(): boolean {
     return this.#inner.isVolatile === true;
   }
+  health(): ReturnType<NonNullable<BlockBackend['health']>> {
+    return this.#inner.health?.();
+  }
   /** Operations held or delayed now. */
   get heldCount(): number {
     return this.#held.length + this.#delayed.size;
@@ -184,8 +187,8 @@ export class FaultBackend implements BlockBackend {
     return nextAllocated.call(this.#inner, fromBytes, endBytes);
   }
 
-  allocatedBytes(): number {
-    return this.#inner.allocatedBytes?.() ?? this.blockSize * this.blockCount;
+  allocatedBytes(): number | undefined {
+    return this.#inner.allocatedBytes?.();
   }
 
   /** @throws AssertionError if the inner backend cannot */

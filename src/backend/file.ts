@@ -1,24 +1,37 @@
 // @hot
 /**
- * File backend: blocks in a sparse regular file, through node:fs. One FileOp per operation in flight, reused, with its callback bound
- * once; what garbage remains is fs's own. A write is complete when the page cache has it, durable after flush or FUA (fdatasync).
+ * File backend: blocks in a sparse regular file or on a block device, through the native I/O engine or node:fs. One FileOp per operation in
+ * flight, reused, with its callback bound once; what garbage remains is node:fs's own. A write is complete when the page cache has it, durable after flush or FUA (fdatasync).
  */
 import fs from 'node:fs';
 import { promisify } from 'node:util';
 import { DNR, MediaStatus, Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
 import { NvmeofError } from '../util/error.ts';
-import type { BlockBackend, BlockIo } from './block-backend.ts';
+import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 import type { HolePunch } from './hole-punch.ts';
 
-type Done = (error: NodeJS.ErrnoException | null, bytes: number) => void;
+export type Done = (error: NodeJS.ErrnoException | null, bytes: number) => void;
 
 /** The system calls of the data path, passed in so that tests can fail, shorten and delay them. node:fs fits. */
 export interface FileCalls {
   read(fd: number, buffer: Uint8Array, offset: number, length: number, position: number, done: Done): void;
-  write(fd: number, buffer: Uint8Array, offset: number, length: number, position: number, done: Done): void;
-  writev(fd: number, buffers: readonly Uint8Array[], position: number, done: Done): void;
+  /** @param durable on the disk when done; only where `durableWrites` */
+  write(
+    fd: number,
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+    done: Done,
+    durable?: boolean,
+  ): void;
+  writev(fd: number, buffers: readonly Uint8Array[], position: number, done: Done, durable?: boolean): void;
   fdatasync(fd: number, done: (error: NodeJS.ErrnoException | null) => void): void;
+  /** A single write can be durable without a sync of the whole file (RWF_DSYNC). */
+  readonly durableWrites?: boolean;
+  /** Segments that one `writev` takes; default 256. */
+  readonly segmentsMax?: number;
 }
 
 export interface FileBackendOptions {
@@ -33,17 +46,29 @@ export interface FileBackendOptions {
   /** System calls at once (the others wait in order); the thread pool behind them is shared. */
   readonly inFlightMax?: number | undefined;
   readonly calls?: FileCalls | undefined;
+  /** Default: what the file has on the disk. */
+  readonly allocatedBytes?: (() => number | undefined) | undefined;
+  /** Where data are, in whole units of that many bytes. Absent: nobody knows. */
+  readonly nextAllocated?:
+    | ((unitBytes: number, fromBytes: number, endBytes: number) => ByteRun | undefined)
+    | undefined;
+  /** Its sectors, or direct I/O, allow no other block size than this. */
+  readonly fixedBlockSize?: boolean | undefined;
+  /** A block device's bytes now; absent: a file, which grows when told. */
+  readonly deviceBytes?: (() => number) | undefined;
+  /** Runs before the descriptor is closed. */
+  readonly release?: (() => Promise<void>) | undefined;
   /** Told once, when data that was complete may be lost: the first failed sync. */
   readonly onFault?: ((error: Error) => void) | undefined;
 }
 
 const IN_FLIGHT_MAX = 64;
+/** File systems tell holes by this or less. */
+const PAGE_BYTES = 4096;
 /** Segments of one writev. */
 const IOV_MAX = 256;
 /** Zeroes are written in pieces of this size, so that one command does not hold a thread for long. */
 const ZERO_BYTES = 1 << 20;
-/** A smaller Write Zeroes is written: quicker than a hole, which takes a process. */
-const PUNCH_BYTES_MIN = 64 * 1024;
 const OPS_KEPT_MAX = 1024;
 
 const ZEROES = new Uint8Array(new ArrayBuffer(ZERO_BYTES));
@@ -89,6 +114,12 @@ export class FileBackend implements BlockBackend {
   readonly #holePunch: HolePunch | undefined;
   readonly #inFlightMax: number;
   readonly #onFault: ((error: Error) => void) | undefined;
+  readonly #durableWrites: boolean;
+  readonly #allocatedBytes: (() => number | undefined) | undefined;
+  readonly #deviceBytes: (() => number) | undefined;
+  readonly #release: (() => Promise<void>) | undefined;
+  readonly nextAllocated?: NonNullable<BlockBackend['nextAllocated']>;
+  readonly setBlockSize: BlockBackend['setBlockSize'];
   readonly #free: FileOp[] = [];
   /** Operations taken and not finished, in whatever state. */
   #opCount = 0;
@@ -123,7 +154,21 @@ export class FileBackend implements BlockBackend {
     this.#fd = options.fd;
     this.#calls = options.calls ?? fs;
     this.#holePunch = options.holePunch;
-    this.readsZeroAfterDeallocate = options.holePunch !== undefined;
+    this.readsZeroAfterDeallocate = options.holePunch?.readsZero === true;
+    this.#durableWrites = this.#calls.durableWrites === true;
+    this.#allocatedBytes = options.allocatedBytes;
+    const { nextAllocated } = options;
+    if (nextAllocated !== undefined) {
+      this.nextAllocated = (from, end) => nextAllocated(this.allocationUnitBytes, from, end);
+    }
+    if (options.fixedBlockSize !== true) {
+      this.setBlockSize = (blockSize) => {
+        this.blockSize = blockSize;
+        this.blockCount = Math.floor(this.#sizeBytes / blockSize);
+      };
+    }
+    this.#deviceBytes = options.deviceBytes;
+    this.#release = options.release;
     this.#inFlightMax = options.inFlightMax ?? IN_FLIGHT_MAX;
     this.#onFault = options.onFault;
     this.#onSynced = (error) => this.#synced(error);
@@ -131,8 +176,13 @@ export class FileBackend implements BlockBackend {
     this.#punched = (op, ok) => this.#holeMade(op, ok);
   }
 
+  get allocationUnitBytes(): number {
+    return this.nextAllocated === undefined ? 0 : Math.max(this.blockSize, PAGE_BYTES);
+  }
+
   /** What the file takes on the disk. */
-  allocatedBytes(): number {
+  allocatedBytes(): number | undefined {
+    if (this.#allocatedBytes !== undefined) return this.#allocatedBytes();
     return this.#closing === undefined ? fs.fstatSync(this.#fd).blocks * 512 : 0;
   }
 
@@ -158,11 +208,12 @@ export class FileBackend implements BlockBackend {
   writeZeroes(io: BlockIo, mayDeallocate: boolean): void {
     const op = this.#takeChange(io, Kind.Zero);
     if (op === undefined) return;
-    if (mayDeallocate && this.#holePunch !== undefined && io.lengthBytes >= PUNCH_BYTES_MIN) {
-      this.#holePunch.punch(io.offsetBytes, io.lengthBytes, op.onPunched);
-    } else {
-      this.#enqueue(op);
-    }
+    const punch = this.#holePunch;
+    if (punch === undefined) this.#enqueue(op);
+    else if (mayDeallocate && punch.readsZero && io.lengthBytes >= punch.bytesMin)
+      punch.punch(io.offsetBytes, io.lengthBytes, op.onPunched);
+    else if (punch.zero !== undefined) punch.zero(io.offsetBytes, io.lengthBytes, op.onPunched);
+    else this.#enqueue(op);
   }
 
   deallocate(io: BlockIo): void {
@@ -241,7 +292,7 @@ export class FileBackend implements BlockBackend {
     if (op.kind === Kind.Read) {
       this.#calls.read(this.#fd, op.buffer!, op.segmentOffset, op.left, op.position, op.onMoved);
     } else if (op.kind === Kind.Zero) {
-      this.#calls.write(this.#fd, ZEROES, 0, Math.min(op.left, ZERO_BYTES), op.position, op.onMoved);
+      this.#calls.write(this.#fd, ZEROES, 0, Math.min(op.left, ZERO_BYTES), op.position, op.onMoved, this.#durable(op));
     } else {
       this.#writeSegments(op);
     }
@@ -251,14 +302,18 @@ export class FileBackend implements BlockBackend {
     const { segments, segmentCount } = op.io!;
     const first = segments[op.segment]!;
     if (op.segment + 1 === segmentCount) {
-      this.#calls.write(this.#fd, first, op.segmentOffset, op.left, op.position, op.onMoved);
+      this.#calls.write(this.#fd, first, op.segmentOffset, op.left, op.position, op.onMoved, this.#durable(op));
       return;
     }
-    const count = Math.min(segmentCount - op.segment, IOV_MAX);
+    const count = Math.min(segmentCount - op.segment, this.#calls.segmentsMax ?? IOV_MAX);
     op.iov.length = count;
     op.iov[0] = op.segmentOffset === 0 ? first : first.subarray(op.segmentOffset);
     for (let i = 1; i < count; i++) op.iov[i] = segments[op.segment + i]!;
-    this.#calls.writev(this.#fd, op.iov, op.position, op.onMoved);
+    this.#calls.writev(this.#fd, op.iov, op.position, op.onMoved, this.#durable(op));
+  }
+
+  #durable(op: FileOp): boolean {
+    return this.#durableWrites && op.io!.fua;
   }
 
   #transferred(op: FileOp, error: NodeJS.ErrnoException | null, bytes: number): void {
@@ -279,7 +334,9 @@ export class FileBackend implements BlockBackend {
     }
     if (op.kind !== Kind.Read) this.#changes++;
     this.#stop();
-    if (op.kind !== Kind.Read && op.io!.fua) this.#sync(op);
+    if (op.kind !== Kind.Read && op.io!.fua && !this.#durableWrites) this.#sync(op);
+    else if (this.#syncError !== undefined && op.kind !== Kind.Read && op.io!.fua)
+      this.#finish(op, statusOf(this.#syncError, op.kind));
     else this.#finish(op, Status.Success);
   }
 
@@ -363,6 +420,18 @@ export class FileBackend implements BlockBackend {
   }
 
   async #resize(blockCount: number, what: string): Promise<void> {
+    const there = this.#deviceBytes?.();
+    if (there !== undefined) {
+      if (there < blockCount * this.blockSize) {
+        throw new NvmeofError(
+          'NVMEOF_ERR_BACKEND',
+          `Device ${this.path} has ${there} bytes, and cannot grow by itself`,
+        );
+      }
+      this.blockCount = blockCount;
+      this.#sizeBytes = blockCount * this.blockSize;
+      return;
+    }
     try {
       await promisify(fs.ftruncate)(this.#fd, blockCount * this.blockSize);
       await promisify(fs.fsync)(this.#fd);
@@ -372,11 +441,6 @@ export class FileBackend implements BlockBackend {
     }
     this.blockCount = blockCount;
     this.#sizeBytes = blockCount * this.blockSize;
-  }
-
-  setBlockSize(blockSize: number): void {
-    this.blockSize = blockSize;
-    this.blockCount = Math.floor(this.#sizeBytes / blockSize);
   }
 
   // ---- end -----------------------------------------------------------------------------------------------------------------------
@@ -398,6 +462,7 @@ export class FileBackend implements BlockBackend {
     if (!this.readOnly && error === null) {
       error = await new Promise<Error | null>((resolve) => this.#calls.fdatasync(this.#fd, resolve));
     }
+    await this.#release?.();
     const closeError = await new Promise<Error | null>((resolve) => fs.close(this.#fd, (e) => resolve(e ?? null)));
     const cause = error ?? closeError;
     if (cause !== null) {
@@ -413,6 +478,15 @@ export class FileBackend implements BlockBackend {
 }
 
 function statusOf(error: NodeJS.ErrnoException | null, kind: number): number {
+  switch (error?.code) {
+    case 'ENODEV':
+    case 'ENXIO':
+    case 'ENOMEDIUM':
+      return Status.NamespaceNotReady; // the device was taken away
+    case 'ENOMEM':
+    case 'EAGAIN':
+      return Status.InternalError; // this machine is short of something: the host may try again
+  }
   if (kind === Kind.Read) return MediaStatus.UnrecoveredReadError;
   switch (error?.code) {
     case 'ENOSPC':

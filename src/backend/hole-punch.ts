@@ -1,5 +1,5 @@
 /**
- * Punches holes into an open file. Node has no fallocate(2), so a small shell, started once per file, runs util-linux `fallocate` for each
+ * Punches holes into an open file where the native addon is missing. Node has no fallocate(2), so a small shell, started once per file, runs util-linux `fallocate` for each
  * range: the file reaches it as an inherited descriptor, and forking that shell stalls no data path. Slow (about
  * 1.2 ms per range on ext4 and tmpfs, 256 ranges in 0.3 s; more where a lot of data goes), but real.
  */
@@ -16,6 +16,12 @@ const BATCH_MAX = 64;
 export interface HolePunch {
   /** Bytes `offset` to `offset + length` read as zero, their room given back, when `done(true)` comes. `done(false)`: nothing is known. */
   punch(offset: number, length: number, done: (ok: boolean) => void): void;
+  /** They read as zero and keep their room when `done(true)` comes; absent, or `done(false)`: zeroes have to be written. */
+  zero?(offset: number, length: number, done: (ok: boolean) => void): void;
+  /** False: what was punched may read as anything (a device's discard). */
+  readonly readsZero: boolean;
+  /** Below this it is quicker to write zeroes. */
+  readonly bytesMin: number;
   /** Ends the helper; call when nothing is outstanding. */
   close(): Promise<void>;
 }
@@ -33,6 +39,9 @@ interface Range {
 }
 
 class ShellHolePunch implements HolePunch {
+  readonly readsZero = true;
+  /** A range takes a process. */
+  readonly bytesMin: number = 64 * 1024;
   readonly #child: ChildProcess;
   readonly #exited: Promise<void>;
   #waiting: Waiting[] = [];

@@ -4,6 +4,9 @@ import type { BlockBackend } from './block-backend.ts';
 import { type OpenFileDeps, openFileBackend } from './file-open.ts';
 import { MemoryBackend } from './memory.ts';
 import { NullBackend } from './null.ts';
+import { type OpenNvmeDeps, openNvmeBackend } from './nvme-open.ts';
+
+export type { EngineChoice } from '../native/thread-engine.ts';
 
 /** What a namespace stands on. Sizes in bytes, multiples of the block size. @public */
 export type BackendConfig =
@@ -16,15 +19,32 @@ export type BackendConfig =
       /** Default: the size that the file has. */
       readonly sizeBytes?: number | undefined;
       readonly readOnly?: boolean | undefined;
+      /** Past the page cache (O_DIRECT). */
+      readonly direct?: boolean | undefined;
+      /** Serve a block device that something else uses. */
+      readonly force?: boolean | undefined;
+    }
+  | {
+      readonly type: 'nvme';
+      /** `/dev/ng0n1` or `/dev/nvme0n1`. */
+      readonly path: string;
+      readonly readOnly?: boolean | undefined;
+      /** Serve it though something on this machine uses it. */
+      readonly force?: boolean | undefined;
+      /** Commands go by ioctl on threads even where the kernel takes them by io_uring. */
+      readonly ioctl?: boolean | undefined;
     };
+
+export type OpenBackendDeps = OpenFileDeps & OpenNvmeDeps;
 
 /**
  * Opens the backend; the caller closes it.
  * @throws ConfigError one line with the remedy
  * @public
  */
-export async function openBackend(config: BackendConfig, deps: OpenFileDeps = {}): Promise<BlockBackend> {
+export async function openBackend(config: BackendConfig, deps: OpenBackendDeps = {}): Promise<BlockBackend> {
   if (config.type === 'file') return openFileBackend(config, deps);
+  if (config.type === 'nvme') return openNvmeBackend(config, deps);
   const { blockSize } = config;
   assert(
     config.sizeBytes > 0 && config.sizeBytes % blockSize === 0,

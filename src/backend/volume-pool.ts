@@ -93,7 +93,7 @@ export class FileVolumePool implements VolumePool {
   /** A Format may have left the file with a size that is no multiple of its block size. */
   async #openFile(path: string, { sizeBytes, blockSize }: VolumeSpec): Promise<BlockBackend> {
     const backend = await openFileBackend({ path, sizeBytes, blockSize: BLOCK_SIZE_MIN }, this.#deps);
-    backend.setBlockSize(blockSize);
+    backend.setBlockSize!(blockSize);
     return backend;
   }
 

@@ -25,6 +25,7 @@ export function registerTargetCommand(program: Command): void {
     .option('--subsystem <nqn>', 'NQN of the subsystem')
     .option('--memory <size[,opt...]>', 'memory namespace, e.g. 1GiB,blockSize=512; repeatable', collect, [])
     .option('--file <path[,opt...]>', 'file namespace, e.g. disk.img,size=10GiB; repeatable', collect, [])
+    .option('--nvme <device[,opt...]>', "a local SSD's namespace, e.g. /dev/ng0n1; repeatable", collect, [])
     .option('--null <size[,opt...]>', 'namespace that drops what is written; repeatable', collect, [])
     .option('--discovery <address[:port]|off>', 'discovery service (default port 8009 of the first address)')
     .option('--discovery-nqn <nqn>', "NQN of the discovery subsystem (default: made from this machine's identity)")
@@ -39,6 +40,14 @@ export function registerTargetCommand(program: Command): void {
     .addOption(new Option('--header-digest <policy>', 'header digests when the host asks').choices(['allow', 'refuse']))
     .addOption(new Option('--data-digest <policy>', 'data digests when the host asks').choices(['allow', 'refuse']))
     .option('--state-directory <dir>', 'where reservations and other state survive a restart (default: nowhere)')
+    .addOption(
+      new Option('--io-engine <engine>', 'who does the I/O of files and devices').choices([
+        'auto',
+        'io_uring',
+        'thread-pool',
+        'node',
+      ]),
+    )
     .addOption(new Option('--log-level <level>', 'what goes to stderr').choices([...LOG_LEVELS]))
     .addOption(new Option('-o, --output <format>', 'what is said on stdout').choices(['text', 'json']).default('text'))
     .action(async (options: TargetOptions) => run(options));

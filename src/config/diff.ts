@@ -88,6 +88,9 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
     restartKeys('discovery', before.discovery, after.discovery, [...live], restart);
   }
   restartKeys('limits', before.limits, after.limits, [], restart);
+  if (before.ioEngine !== after.ioEngine) {
+    restart.push(`ioEngine ${before.ioEngine ?? 'auto'} -> ${after.ioEngine ?? 'auto'}`);
+  }
   if (before.stateDirectory !== after.stateDirectory) {
     restart.push(`stateDirectory ${before.stateDirectory ?? 'none'} -> ${after.stateDirectory ?? 'none'}`);
   }
@@ -142,7 +145,7 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
     }
     if (from.anagrpid !== to.anagrpid) moveNamespaces.push({ nsid, anagrpid: to.anagrpid });
     if (!isDeepStrictEqual(from.hosts, hosts)) maskNamespaces.push({ nsid, hosts });
-    if (sizeBytes === undefined) continue;
+    if (sizeBytes === undefined || from.backend.type === 'nvme') continue;
     if (sizeBytes > from.backend.sizeBytes!) {
       growNamespaces.push({ nsid, sizeBytes });
       continue;
@@ -216,6 +219,7 @@ function withAccess(from: NamespaceConfig, to: NamespaceConfig): NamespaceConfig
 
 /** The new size if that is all that changed. */
 function resized(from: NamespaceConfig, to: NamespaceConfig): number | undefined {
+  if (from.backend.type === 'nvme' || to.backend.type === 'nvme') return undefined;
   const before = from.backend.sizeBytes;
   const after = to.backend.sizeBytes;
   if (before === undefined || after === undefined || after === before) return undefined;

@@ -1,4 +1,5 @@
 /** A target's configuration from command-line flags; without any, a target to try things out with. */
+import type { EngineChoice } from '../backend/open.ts';
 import { ConfigError } from '../util/error.ts';
 import { DEFAULTS, DEMO_NAMESPACE_BYTES, DEMO_NQN } from './defaults.ts';
 import { ConfigIssue, type Path, wrong } from './issue.ts';
@@ -26,6 +27,8 @@ export interface TargetFlags {
   memory?: readonly string[];
   /** `PATH[,size=SIZE][,...]` */
   file?: readonly string[];
+  /** `PATH[,force][,...]`: namespaces of local SSDs. */
+  nvme?: readonly string[];
   /** `SIZE[,...]` */
   null?: readonly string[];
   /** `ADDRESS[:PORT]` or `off`. Default: port 8009 of the first address. */
@@ -46,6 +49,7 @@ export interface TargetFlags {
   dataDigest?: DigestInput;
   /** Directory for what must outlive the process. Default: nothing does. */
   stateDirectory?: string;
+  ioEngine?: EngineChoice;
   logLevel?: LogLevel;
 }
 
@@ -59,7 +63,7 @@ export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
     const input = {
       subsystems: [subsystemOf(flags, names)],
       ports: portsOf(flags, names),
-      ...given({ stateDirectory: flags.stateDirectory }),
+      ...given({ stateDirectory: flags.stateDirectory, ioEngine: flags.ioEngine }),
       ...discoveryOf(flags),
       ...(flags.logLevel === undefined ? {} : { log: { level: flags.logLevel } }),
     };
@@ -80,7 +84,7 @@ interface FlagNames {
 
 function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
   const namespaces: NamespaceInput[] = [];
-  for (const type of ['memory', 'file', 'null'] as const) {
+  for (const type of ['memory', 'file', 'nvme', 'null'] as const) {
     for (const spec of flags[type] ?? []) {
       names.namespaces.push(`--${type} ${spec}`);
       namespaces.push(namespaceOf(type, spec));
@@ -139,9 +143,16 @@ function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], un
 
 const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64)=(.*)$/;
 const OPTIONS_ALLOWED = 'size=, blockSize=, nsid=, uuid=, nguid=, eui64=, readOnly';
+/** Words that stand for themselves, by kind of namespace. */
+const SWITCHES = {
+  memory: ['readOnly'],
+  null: ['readOnly'],
+  file: ['readOnly', 'direct', 'force'],
+  nvme: ['readOnly', 'force', 'ioctl'],
+} as const;
 
 /** `VALUE,key=value,...`. The options are taken from the end, so that a path may have commas. */
-function namespaceOf(type: 'memory' | 'file' | 'null', spec: string): NamespaceInput {
+function namespaceOf(type: 'memory' | 'file' | 'nvme' | 'null', spec: string): NamespaceInput {
   const path: Path = [`--${type}`];
   const parts = spec.split(',');
   const options = new Map<string, string>();
@@ -149,23 +160,31 @@ function namespaceOf(type: 'memory' | 'file' | 'null', spec: string): NamespaceI
     const last = parts.at(-1)!;
     const match = OPTION.exec(last);
     if (match !== null) options.set(match[1]!, match[2]!);
-    else if (last === 'readOnly') options.set(last, '');
+    else if ((SWITCHES[type] as readonly string[]).includes(last)) options.set(last, '');
     else break;
     parts.pop();
   }
-  if (type !== 'file' && parts.length > 1) wrong(path, parts.at(-1), OPTIONS_ALLOWED);
+  const hasPath = type === 'file' || type === 'nvme';
+  if (!hasPath && parts.length > 1) wrong(path, parts.at(-1), OPTIONS_ALLOWED);
   const value = parts.join(',');
-  if (value === '') wrong(path, spec, type === 'file' ? 'PATH[,size=SIZE][,option...]' : 'SIZE[,option...]');
+  if (value === '') wrong(path, spec, hasPath ? 'PATH[,option...]' : 'SIZE[,option...]');
   const number = (key: string): number | undefined => {
     const text = options.get(key);
     if (text === undefined) return undefined;
     return /^\d{1,9}$/.test(text) ? Number(text) : wrong(path, `${key}=${text}`, `${key}=NUMBER`);
   };
   const blockSize = given({ blockSize: number('blockSize') });
+  const switches = Object.fromEntries(
+    ['direct', 'force', 'ioctl'].filter((name) => options.has(name)).map((name) => [name, true]),
+  );
+  if (type === 'nvme' && (options.has('size') || options.has('blockSize')))
+    wrong(path, spec, 'a device without size and blockSize: it has its own');
   const backend: BackendInput =
-    type === 'file'
-      ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize }
-      : { type, size: value, ...blockSize };
+    type === 'nvme'
+      ? { type, path: value, ...switches }
+      : type === 'file'
+        ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize, ...switches }
+        : { type, size: value, ...blockSize };
   return {
     backend,
     ...given({
@@ -190,6 +209,7 @@ const FLAGS: Record<string, string> = {
   headerDigest: '--header-digest',
   dataDigest: '--data-digest',
   stateDirectory: '--state-directory',
+  ioEngine: '--io-engine',
   level: '--log-level',
 };
 

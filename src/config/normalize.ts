@@ -74,6 +74,7 @@ export function normalize(input: TargetConfigInput, options: NormalizeOptions): 
     ...(input.stateDirectory === undefined
       ? {}
       : { stateDirectory: resolve(options.baseDirectory, input.stateDirectory) }),
+    ...(input.ioEngine === undefined ? {} : { ioEngine: input.ioEngine }),
     log: { level: input.log?.level ?? DEFAULTS.log.level },
   };
 }
@@ -248,10 +249,30 @@ function checkAnaPorts(subsystems: readonly SubsystemConfig[], ports: readonly P
 }
 
 function normalizeBackend(input: BackendInput, readOnly: boolean, path: Path, baseDirectory: string): BackendConfig {
+  if (input.type === 'nvme') {
+    const { force, ioctl } = input;
+    return {
+      type: 'nvme',
+      path: resolve(baseDirectory, input.path),
+      readOnly,
+      ...(force === true ? { force } : {}),
+      ...(ioctl === true ? { ioctl } : {}),
+    };
+  }
   const blockSize = input.blockSize ?? DEFAULTS.blockSize;
   const sizeBytes = input.size === undefined ? undefined : parseBlockedSize(input.size, blockSize, [...path, 'size']);
-  if (input.type === 'file')
-    return { type: 'file', path: resolve(baseDirectory, input.path), blockSize, sizeBytes, readOnly };
+  if (input.type === 'file') {
+    const { direct, force } = input;
+    return {
+      type: 'file',
+      path: resolve(baseDirectory, input.path),
+      blockSize,
+      sizeBytes,
+      readOnly,
+      ...(direct === true ? { direct } : {}),
+      ...(force === true ? { force } : {}),
+    };
+  }
   if (sizeBytes === undefined) throw new ConfigIssue(path, 'the key "size" is missing');
   if (input.type === 'memory' && sizeBytes > BOUNDS.memoryBytesMax)
     wrong([...path, 'size'], input.size, 'at most 64TiB of memory');
@@ -263,7 +284,7 @@ function checkFilesApart(subsystems: readonly SubsystemConfig[]): void {
   const seen = new Map<string, { path: Path; readOnly: boolean }>();
   subsystems.forEach((subsystem, s) => {
     subsystem.namespaces.forEach((namespace, n) => {
-      if (namespace.backend.type !== 'file') return;
+      if (namespace.backend.type !== 'file' && namespace.backend.type !== 'nvme') return;
       const path: Path = ['subsystems', s, 'namespaces', n, 'backend', 'path'];
       const first = seen.get(namespace.backend.path);
       if (first !== undefined && !(first.readOnly && namespace.readOnly)) {

@@ -152,13 +152,10 @@ function namespaceOf(item: Dict, path: Path): NamespaceInput {
   const device = group(item, 'device', path);
   const at: Path = [...path, 'device'];
   const file = required(device, 'path', at);
-  if (file.startsWith('/dev/') && !file.startsWith('/dev/shm/')) {
-    wrong([...at, 'path'], file, 'a regular file (block devices are not supported yet)');
-  }
   if (text(group(item, 'resv', path), 'enable', [...path, 'resv']) === '1') {
     wrong([...path, 'resv', 'enable'], '1', '0 (reservations are not supported yet)');
   }
-  const input: NamespaceInput = { nsid, backend: { type: 'file', path: file } };
+  const input: NamespaceInput = { nsid, backend: backendOf(file) };
   const anagrpid = integer(item, 'ana_grpid', path, 1, BOUNDS.anaGroupsMax);
   if (anagrpid !== undefined) input.anagrpid = anagrpid;
   const uuid = text(device, 'uuid', at);
@@ -166,6 +163,13 @@ function namespaceOf(item: Dict, path: Path): NamespaceInput {
   const nguid = text(device, 'nguid', at);
   if (nguid !== undefined && !isZeroes(nguid)) input.nguid = nguid;
   return input;
+}
+
+/** The kernel target takes files and block devices alike, and shows hosts the sectors that a device has. */
+function backendOf(path: string): NamespaceInput['backend'] {
+  if (/^\/dev\/nvme\d+n\d+$/.test(path)) return { type: 'nvme', path };
+  if (path.startsWith('/dev/') && !path.startsWith('/dev/shm/')) return { type: 'file', path, blockSize: 512 };
+  return { type: 'file', path };
 }
 
 function portOf(item: Dict, path: Path): PortInput {

@@ -22,6 +22,7 @@ const sized = (type: string): object => record({ type: { const: type }, size, bl
 
 const anagrpid = integer(1, BOUNDS.anaGroupsMax);
 
+const path = { type: 'string', minLength: 1 };
 const backend = {
   type: 'object',
   discriminator: { propertyName: 'type' },
@@ -29,7 +30,8 @@ const backend = {
   oneOf: [
     sized('memory'),
     sized('null'),
-    record({ type: { const: 'file' }, path: { type: 'string', minLength: 1 }, size, blockSize }, ['type', 'path']),
+    record({ type: { const: 'file' }, path, size, blockSize, direct: flag, force: flag }, ['type', 'path']),
+    record({ type: { const: 'nvme' }, path, force: flag, ioctl: flag }, ['type', 'path']),
   ],
 };
 
@@ -134,6 +136,7 @@ export const CONFIG_SCHEMA: object = {
         setupTimeoutMs: integer(100, 3_600_000),
         drainTimeoutMs: integer(0, 3_600_000),
       }),
+      ioEngine: { enum: ['auto', 'io_uring', 'thread-pool', 'node'] },
       stateDirectory: { type: 'string', minLength: 1 },
       log: record({ level: { enum: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] } }),
     },

@@ -1,5 +1,5 @@
 /** A target's configuration: what a file or the flags say (`...Input`), and the same with every default filled in and checked. */
-import type { BackendConfig } from '../backend/open.ts';
+import type { BackendConfig, EngineChoice } from '../backend/open.ts';
 import type { AnaStateName } from '../wire/cold/log-ana.ts';
 
 export type { BackendConfig } from '../backend/open.ts';
@@ -20,6 +20,7 @@ export interface TargetConfigInput {
   referrals?: ReferralInput[];
   limits?: { connectionBuffers?: SizeInput; setupTimeoutMs?: number; drainTimeoutMs?: number };
   stateDirectory?: string;
+  ioEngine?: EngineChoice;
   log?: { level?: LogLevel };
 }
 
@@ -81,7 +82,8 @@ export interface AnaGroupInput {
 /** @public */
 export type BackendInput =
   | { type: 'memory' | 'null'; size: SizeInput; blockSize?: number }
-  | { type: 'file'; path: string; size?: SizeInput; blockSize?: number };
+  | { type: 'file'; path: string; size?: SizeInput; blockSize?: number; direct?: boolean; force?: boolean }
+  | { type: 'nvme'; path: string; force?: boolean; ioctl?: boolean };
 
 /** Where hosts create namespaces. @public */
 export type VolumesInput =
@@ -121,6 +123,8 @@ export interface TargetConfig {
   readonly limits: LimitsConfig;
   /** Where the target keeps what must outlive its process. Absent: nothing does. */
   readonly stateDirectory?: string | undefined;
+  /** Who does the I/O of files and devices. Absent: auto. */
+  readonly ioEngine?: EngineChoice | undefined;
   readonly log: { readonly level: LogLevel };
 }
 

@@ -15,6 +15,8 @@ import { mdnsPlaces } from '../fabrics/mdns-interfaces.ts';
 import { mdnsOn, type OpenMdnsLink } from '../fabrics/mdns-link.ts';
 import type { Logger } from '../log/logger.ts';
 import { type RateLimitedWarn, rateLimitedWarn } from '../log/rate-limited.ts';
+import { nativeMissingReason } from '../native/load.ts';
+import { threadEngines } from '../native/thread-engine.ts';
 import { formatsWith } from '../target/namespace.ts';
 import type { Port } from '../target/port.ts';
 import { CNTLID_MAX, type Subsystem } from '../target/subsystem.ts';
@@ -66,6 +68,8 @@ export class TargetService {
   readonly #warn: RateLimitedWarn;
   #mdns: MdnsPublisher | undefined;
   #config: TargetConfig;
+  readonly #engines = new Set<object>();
+  #saidNode = false;
   /** Reloads and the end, one after the other. */
   readonly #changes = new PQueue({ concurrency: 1 });
 
@@ -213,13 +217,20 @@ export class TargetService {
 
   async #addNamespace(subsystem: Subsystem, config: NamespaceConfig): Promise<void> {
     const backend = await openBackend(
-      config.readOnly && config.backend.type === 'file' ? { ...config.backend, readOnly: true } : config.backend,
-      { onWarning: (message, err) => this.#log.warn({ subnqn: subsystem.nqn, nsid: config.nsid, err }, message) },
+      config.readOnly && (config.backend.type === 'file' || config.backend.type === 'nvme')
+        ? { ...config.backend, readOnly: true }
+        : config.backend,
+      {
+        engine: this.#config.ioEngine,
+        onWarning: (message, err) => this.#log.warn({ subnqn: subsystem.nqn, nsid: config.nsid, err }, message),
+        onGone: (path) => this.#deviceGone(subsystem, config.nsid, path),
+      },
     );
     const formatBlockSizes = formatsOf(subsystem, backend);
     // a host may have changed it by Format NVM
     const blockSize = subsystem.manager.blockSizeOf(config.nsid, backend.blockSize);
     if (formatBlockSizes.includes(blockSize) && blockSize !== backend.blockSize) backend.setBlockSize?.(blockSize);
+    this.#sayEngines(config.backend.type);
     // memory comes back empty after a restart: with another identity, so that no host takes it for the disk it knew
     const uuid = config.uuid ?? (config.backend.type === 'memory' ? randomUUID() : undefined);
     try {
@@ -228,6 +239,33 @@ export class TargetService {
       await backend.close();
       throw error;
     }
+  }
+
+  /** The device was pulled: commands fail already; hosts are told that the namespace is gone. */
+  #deviceGone(subsystem: Subsystem, nsid: number, path: string): void {
+    this.#log.error({ subnqn: subsystem.nqn, nsid, path }, 'Device is gone, its namespace is removed');
+    void this.#changes
+      .add(() => this.target.removeNamespace(subsystem, nsid))
+      .catch((err: unknown) => {
+        this.#log.error({ subnqn: subsystem.nqn, nsid, err }, 'Namespace of a lost device was not removed cleanly');
+      });
+  }
+
+  /** Once for each engine, and if files go without one. */
+  #sayEngines(type: string): void {
+    for (const engine of threadEngines()) {
+      if (this.#engines.has(engine)) continue;
+      this.#engines.add(engine);
+      const { mode, refusal, depth } = engine;
+      if (refusal === undefined) this.#log.info({ engine: mode, depth }, 'I/O engine');
+      else this.#log.warn({ engine: mode, depth, refusal }, 'I/O engine without io_uring: threads do the I/O');
+    }
+    if (type !== 'file' || this.#engines.size > 0 || this.#saidNode) return;
+    this.#saidNode = true;
+    const reason = nativeMissingReason();
+    if (reason !== '')
+      this.#log.warn({ engine: 'node', reason }, 'I/O engine without the native addon: node:fs does the I/O');
+    else this.#log.info({ engine: 'node' }, 'I/O engine');
   }
 
   #addPort(config: PortConfig): Promise<Port> {

@@ -85,7 +85,7 @@ describe('README', function () {
   }
 
   it('has no block that nothing runs', () => {
-    const known = ['sh ', 'sh target', 'sh run', 'ts run', 'yaml config', 'sh config', 'sh guest'];
+    const known = ['sh ', 'sh target', 'sh run', 'ts run', 'yaml config', 'sh config', 'sh guest', 'sh ssd'];
     for (const { language, word } of blocks()) expect(known).to.include(`${language} ${word}`);
     // the two commands of the gates are what runs this test, and the demo of the next case
     expect(

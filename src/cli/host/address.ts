@@ -4,6 +4,7 @@ import type { HostOptions } from '../../initiator/options.ts';
 import { isNvmeUri, type NvmeUri, parseNvmeUri } from '../../initiator/uri.ts';
 import { DISCOVERY_NQN } from '../../spec/nqn.ts';
 import { ConfigError } from '../../util/error.ts';
+import { isDevicePath, nsidOfDevice } from './local-device.ts';
 
 /** What commander makes of the flags below. */
 export interface AddressFlags {
@@ -81,7 +82,7 @@ const flag = (letter: string, name: string, taken: string): string =>
  */
 export function addAddress(command: Command, taken = '', io = false): Command {
   command
-    .argument('[uri]', 'nvme+tcp://host:port/subnqn?nsid=1')
+    .argument('[uri]', 'nvme+tcp://host:port/subnqn?nsid=1, or for many verbs a local /dev/nvme0')
     .option(flag('t', 'transport <type>', taken), 'transport type: tcp')
     .option(flag('a', 'traddr <address>', taken), 'address of the controller')
     .option(flag('s', 'trsvcid <port>', taken), 'TCP port', parseInteger)
@@ -129,6 +130,18 @@ export interface Address {
   readonly paths: readonly HostOptions[];
 }
 
+/** Verbs that a local device serves as well. */
+const LOCAL_VERBS: ReadonlySet<string> = new Set([
+  ...['id-ctrl', 'id-ns', 'list-ns', 'smart-log', 'error-log', 'fw-log', 'effects-log', 'get-log'],
+  ...['get-feature', 'set-feature', 'admin-passthru', 'io-passthru'],
+]);
+
+/** The path stands where the address of a controller would. */
+function localAddress(path: string, flags: AddressFlags): Address {
+  const options: HostOptions = { address: path, subnqn: '', adminTimeoutMs: flags.timeout };
+  return { options, nsid: flags.namespaceId ?? nsidOfDevice(path), paths: [options] };
+}
+
 const milliseconds = (seconds: number | undefined): number | undefined =>
   seconds === undefined ? undefined : seconds === -1 ? Number.POSITIVE_INFINITY : seconds * 1000;
 
@@ -143,8 +156,11 @@ export function resolveAddress(
   flags: AddressFlags,
   defaultNqn?: string,
 ): Address {
+  if (uriText !== undefined && isDevicePath(uriText) && LOCAL_VERBS.has(verb)) return localAddress(uriText, flags);
   if (uriText !== undefined && !isNvmeUri(uriText)) {
-    const hint = uriText.startsWith('/dev/') ? '; kernel devices belong to nvme-cli' : '';
+    const hint = isDevicePath(uriText)
+      ? '; a local device is served as well by id-ctrl, get-log, admin-passthru...'
+      : '';
     throw new ConfigError(`${verb}: found ${JSON.stringify(uriText)}, needed is nvme+tcp://host:port/subnqn${hint}`);
   }
   if (flags.transport !== undefined && flags.transport !== 'tcp') {

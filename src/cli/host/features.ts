@@ -5,7 +5,7 @@ import { Feature } from '../../spec/feature.ts';
 import { ConfigError } from '../../util/error.ts';
 import { type AddressFlags, addAddress, parseInteger, resolveAddress } from './address.ts';
 import { hex, printHexDump, printJson, printLine, toHex, writeRaw } from './print.ts';
-import { runVerb, withController } from './run.ts';
+import { runVerb, withAdminHost } from './run.ts';
 
 const NAMES = new Map<number, string>(
   Object.entries(Feature).map(([name, fid]) => [fid, name.replaceAll(/([a-z])([A-Z])/g, '$1 $2')]),
@@ -41,7 +41,7 @@ export function registerGetFeature(program: Command): void {
         const readBytes = flags.dataLen ?? (sel === 3 ? 0 : (DATA_BYTES[fid] ?? 0));
         // host identifiers of 128 bits are the only ones on fabrics
         const cdw11 = flags.cdw11 ?? (fid === Feature.HostIdentifier ? 1 : 0);
-        const { result, data } = await withController({ ...options, ioQueues: 0 }, signal, (controller) =>
+        const { result, data } = await withAdminHost({ ...options, ioQueues: 0 }, signal, (controller) =>
           controller.getFeature(fid, { nsid: nsid ?? 0, select: sel, cdw11, readBytes }),
         );
         if (flags.rawBinary) await writeRaw(data);
@@ -77,7 +77,7 @@ export function registerSetFeature(program: Command): void {
         const { featureId: fid, value = 0, cdw12 = 0, save = false } = flags;
         if (fid === undefined) throw new ConfigError('set-feature: --feature-id is missing, e.g. --feature-id 11');
         const data = flags.data === undefined ? new Uint8Array(0) : new Uint8Array(await readFile(flags.data));
-        const { result } = await withController({ ...options, ioQueues: 0 }, signal, (controller) =>
+        const { result } = await withAdminHost({ ...options, ioQueues: 0 }, signal, (controller) =>
           controller.setFeature(fid, { nsid: nsid ?? 0, cdw11: value, cdw12, save, data }),
         );
         if (flags.output === 'json') printJson({ feature: fid, name: nameOf(fid), value, cdw12, save, result });

@@ -8,7 +8,7 @@ import type { IdentifyController } from '../../wire/cold/identify-controller.ts'
 import type { IdentifyNamespace } from '../../wire/cold/identify-namespace.ts';
 import { type AddressFlags, addAddress, resolveAddress } from './address.ts';
 import { hex, printFields, printHexDump, printJson, printLine, toHex, writeRaw } from './print.ts';
-import { requireNsid, runVerb, withController } from './run.ts';
+import { requireNsid, runVerb, withAdminHost } from './run.ts';
 
 interface IdentifyFlags extends AddressFlags {
   rawBinary?: boolean;
@@ -79,7 +79,7 @@ export function registerIdCtrl(program: Command): void {
     .action((uri: string | undefined, flags: IdentifyFlags) =>
       runVerb(async (signal) => {
         const { options } = resolveAddress('id-ctrl', uri, flags);
-        await withController({ ...options, ioQueues: 0 }, signal, async (controller) => {
+        await withAdminHost({ ...options, ioQueues: 0 }, signal, async (controller) => {
           if (flags.rawBinary) {
             await writeRaw(await identify((what, command) => controller.executeAdmin(what, command), Cns.Controller));
             return;
@@ -129,7 +129,7 @@ export function registerIdNs(program: Command): void {
       runVerb(async (signal) => {
         const address = resolveAddress('id-ns', uri, flags);
         const nsid = requireNsid('id-ns', address.nsid);
-        await withController({ ...address.options, ioQueues: 0 }, signal, async (controller) => {
+        await withAdminHost({ ...address.options, ioQueues: 0 }, signal, async (controller) => {
           if (flags.rawBinary) {
             await writeRaw(
               await identify((what, command) => controller.executeAdmin(what, command), Cns.Namespace, nsid),
@@ -149,7 +149,7 @@ export function registerListNs(program: Command): void {
     (uri: string | undefined, flags: AddressFlags) =>
       runVerb(async (signal) => {
         const { options } = resolveAddress('list-ns', uri, flags);
-        const nsids = await withController({ ...options, ioQueues: 0 }, signal, (controller) =>
+        const nsids = await withAdminHost({ ...options, ioQueues: 0 }, signal, (controller) =>
           controller.activeNamespaces(),
         );
         if (flags.output === 'json') printJson({ nsid_list: nsids.map((nsid) => ({ nsid })) });

@@ -10,7 +10,7 @@ import { FIRMWARE_LOG_BYTES, firmwareLogCodec } from '../../wire/cold/log-firmwa
 import { SMART_LOG_BYTES, type SmartLog, smartLogCodec } from '../../wire/cold/log-smart.ts';
 import { type AddressFlags, addAddress, parseInteger, resolveAddress } from './address.ts';
 import { hex, printHexDump, printJson, printLine, toHex, writeRaw } from './print.ts';
-import { runVerb, withController } from './run.ts';
+import { runVerb, withAdminHost } from './run.ts';
 
 const KELVIN = 273;
 
@@ -69,7 +69,7 @@ function addLogVerb(
       runVerb(async (signal) => {
         const { options, nsid } = resolveAddress(name, uri, flags);
         const resolved: LogFlags = nsid === undefined ? flags : { ...flags, namespaceId: nsid };
-        const bytes = await withController({ ...options, ioQueues: 0 }, signal, (controller) =>
+        const bytes = await withAdminHost({ ...options, ioQueues: 0 }, signal, (controller) =>
           controller.getLogPage({ ...page(resolved), retainEvent: flags.rae ?? false }),
         );
         if (flags.rawBinary) await writeRaw(bytes);
@@ -290,7 +290,7 @@ export function registerGetLog(program: Command): void {
         const { logId: lid, logLen: bytes } = flags;
         if (lid === undefined) throw new ConfigError('get-log: --log-id is missing, e.g. --log-id 2');
         if (bytes === undefined) throw new ConfigError('get-log: --log-len is missing, e.g. --log-len 512');
-        const page = await withController({ ...options, ioQueues: 0 }, signal, (controller) =>
+        const page = await withAdminHost({ ...options, ioQueues: 0 }, signal, (controller) =>
           controller.getLogPage({
             lid,
             bytes,

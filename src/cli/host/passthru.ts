@@ -5,7 +5,7 @@ import type { PassthruCommand } from '../../initiator/admin-queue.ts';
 import { ConfigError, NvmeStatusError } from '../../util/error.ts';
 import { type AddressFlags, addAddress, parseInteger, resolveAddress } from './address.ts';
 import { printHexDump, printJson, printLine, toHex, writeRaw } from './print.ts';
-import { runVerb, withController } from './run.ts';
+import { runVerb, withAdminHost } from './run.ts';
 
 interface PassthruFlags extends AddressFlags {
   opcode?: number;
@@ -59,7 +59,7 @@ async function run(
   const { options, nsid } = resolveAddress(verb, uri, flags);
   const command = await commandOf(verb, nsid, flags);
   const ioQueues = kind === 'admin' ? 0 : (options.ioQueues ?? 1);
-  const { status, result, resultHigh, data } = await withController({ ...options, ioQueues }, signal, (controller) =>
+  const { status, result, resultHigh, data } = await withAdminHost({ ...options, ioQueues }, signal, (controller) =>
     kind === 'admin' ? controller.adminPassthru(command) : controller.ioPassthru(command),
   );
   if (status !== 0) {

@@ -6,6 +6,7 @@ import type { NamespaceOwner } from '../../initiator/namespace-owner.ts';
 import type { HostOptions } from '../../initiator/options.ts';
 import { ConfigError, NvmeofError } from '../../util/error.ts';
 import { ExitCode } from '../exit.ts';
+import { type AdminHost, isDevicePath, LocalController } from './local-device.ts';
 
 /** SIGINT or SIGTERM ended the work. */
 class Interrupted extends Error {}
@@ -55,6 +56,21 @@ export async function withController<T>(
   } finally {
     signal.removeEventListener('abort', onAbort);
     await controller.close();
+  }
+}
+
+/** As `withController`; on a local device if the address is one. */
+export async function withAdminHost<T>(
+  options: HostOptions,
+  signal: AbortSignal,
+  work: (host: AdminHost) => Promise<T>,
+): Promise<T> {
+  if (!isDevicePath(options.address)) return withController(options, signal, work);
+  const device = new LocalController(options.address, options.adminTimeoutMs);
+  try {
+    return await work(device);
+  } finally {
+    device.close();
   }
 }
 

@@ -16,12 +16,12 @@ describeBackendCompliance('fault without rules', {
 
 for (const holePunch of [true, false]) {
   let directory: string;
-  describeBackendCompliance(holePunch ? 'file' : 'file without hole punching', {
+  describeBackendCompliance(holePunch ? 'file by node:fs' : 'file by node:fs without hole punching', {
     open: async ({ blockSize, blockCount }) => {
       directory = await mkdtemp(join(tmpdir(), 'nvmeferry-file-'));
       return openFileBackend(
         { path: join(directory, 'disk.img'), blockSize, sizeBytes: blockSize * blockCount },
-        { holePunch },
+        { holePunch, engine: 'node' },
       );
     },
     cleanUp: () => rm(directory, { recursive: true }),

@@ -225,13 +225,6 @@ describe('config: a file saved by nvmetcli', () => {
       /tsas: found "tls1\.3"/,
     ],
     [
-      'a block device',
-      (v: Saved) => {
-        v.subsystems[0].namespaces[1].device.path = '/dev/nvme0n1';
-      },
-      /subsystems\[0\]\.namespaces\[1\]\.device\.path: found "\/dev\/nvme0n1"; .*block devices are not supported yet/,
-    ],
-    [
       'an ANA state that there is not',
       (v: Saved) => {
         v.ports[0].ana_groups[0].ana.state = 'gone';

@@ -169,7 +169,7 @@ describe('host verbs', () => {
 
   for (const [args, words] of [
     [['id-ctrl'], 'no controller is named'],
-    [['id-ctrl', '/dev/nvme0'], 'kernel devices belong to nvme-cli'],
+    [['bench', '/dev/nvme0'], 'a local device is served as well by id-ctrl'],
     [['id-ctrl', 'nvme+tcp://127.0.0.1'], 'no subsystem is named'],
     [['id-ctrl', '-t', 'rdma', '-a', '127.0.0.1', '-n', NQN], 'allowed is tcp'],
     [['read', 'URI'], 'no namespace is named'],

@@ -1,0 +1,188 @@
+/**
+ * The file backend's I/O engine alone, beside `fio --ioengine=io_uring` with the same file, block size and depth, in turns. And 10^6 I/Os with flat
+ * memory (`--soak`).
+ *
+ *     node dist-test/bench/engine.js [--soak] [--count N] [--folder DIR...]
+ */
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import type { BlockIo } from '../src/backend/block-backend.ts';
+import type { FileBackend } from '../src/backend/file.ts';
+import { openFileBackend } from '../src/backend/file-open.ts';
+import type { EngineChoice } from '../src/native/thread-engine.ts';
+import { short, table } from './lib/stats.ts';
+
+const { values } = parseArgs({
+  options: {
+    soak: { type: 'boolean', default: false },
+    count: { type: 'string', default: '200000' },
+    depth: { type: 'string', default: '32' },
+    folder: { type: 'string', multiple: true, default: ['/dev/shm', process.cwd()] },
+  },
+});
+const FILE_BYTES = 256 << 20;
+const BLOCK_BYTES = 4096;
+const depth = Number(values.depth);
+
+/** A slot of the load: completes into the next operation. */
+class Slot implements BlockIo {
+  offsetBytes = 0;
+  readonly lengthBytes = BLOCK_BYTES;
+  readonly fua = false;
+  readonly segments: Uint8Array[];
+  readonly segmentCount = 1;
+  readonly #next: (slot: Slot) => void;
+
+  constructor(next: (slot: Slot) => void) {
+    this.segments = [new Uint8Array(new ArrayBuffer(BLOCK_BYTES))];
+    this.#next = next;
+  }
+  retain(): void {}
+  lend(): void {}
+  provide(): Uint8Array {
+    return this.segments[0]!;
+  }
+  complete(status: number): void {
+    if (status !== 0) throw new Error(`Status 0x${status.toString(16)}`);
+    this.#next(this);
+  }
+}
+
+/** Random reads or writes. @returns seconds of the clock and of the processor */
+function load(backend: FileBackend, writes: boolean, count: number): Promise<{ wallS: number; cpuS: number }> {
+  const blocks = FILE_BYTES / BLOCK_BYTES;
+  const startNs = process.hrtime.bigint();
+  const cpu = process.cpuUsage();
+  let started = 0;
+  let finished = 0;
+  let seed = 1;
+  return new Promise((resolve) => {
+    const next = (slot: Slot): void => {
+      if (slot.offsetBytes >= 0 && ++finished === count) {
+        const used = process.cpuUsage(cpu);
+        resolve({ wallS: Number(process.hrtime.bigint() - startNs) / 1e9, cpuS: (used.user + used.system) / 1e6 });
+      }
+      if (started === count) return;
+      started++;
+      seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+      slot.offsetBytes = ((seed >>> 4) % blocks) * BLOCK_BYTES;
+      if (writes) backend.write(slot);
+      else backend.read(slot);
+    };
+    for (let i = 0; i < depth; i++) {
+      const slot = new Slot(next);
+      slot.offsetBytes = -1;
+      next(slot);
+    }
+  });
+}
+
+interface FioJob {
+  readonly read: { readonly iops: number };
+  readonly write: { readonly iops: number };
+  readonly usr_cpu: number;
+  readonly sys_cpu: number;
+}
+
+function fio(
+  path: string,
+  writes: boolean,
+  direct: boolean,
+  count: number,
+): { iops: number; cpuUs: number } | undefined {
+  const run = spawnSync('fio', [
+    '--name=x',
+    `--filename=${path}`,
+    `--rw=${writes ? 'randwrite' : 'randread'}`,
+    ...[`--bs=${BLOCK_BYTES}`, '--ioengine=io_uring', `--iodepth=${depth}`, `--direct=${direct ? 1 : 0}`],
+    ...[
+      `--size=${FILE_BYTES}`,
+      `--io_size=${count * BLOCK_BYTES}`,
+      '--norandommap',
+      '--thread',
+      '--output-format=json',
+    ],
+    ...['--invalidate=0', '--fallocate=none', '--allow_file_create=0'],
+  ]);
+  if (run.status !== 0) return undefined;
+  const text = run.stdout.toString();
+  const { jobs } = JSON.parse(text.slice(text.indexOf('{'))) as { jobs: FioJob[] };
+  const job = jobs[0]!;
+  const iops = job.read.iops + job.write.iops;
+  return { iops, cpuUs: ((job.usr_cpu + job.sys_cpu) / 100 / iops) * 1e6 };
+}
+
+async function open(path: string, engine: EngineChoice, direct: boolean): Promise<FileBackend> {
+  return openFileBackend({ path, blockSize: BLOCK_BYTES, sizeBytes: FILE_BYTES, direct }, { engine });
+}
+
+async function compare(): Promise<void> {
+  const count = Number(values.count);
+  const rows: string[][] = [];
+  for (const folder of values.folder) {
+    const path = join(folder, `nvmeferry-bench-${process.pid}`);
+    fs.writeFileSync(path, Buffer.alloc(FILE_BYTES, 1));
+    try {
+      for (const direct of folder === '/dev/shm' ? [false] : [false, true]) {
+        for (const writes of [false, true]) {
+          const what = `${folder === '/dev/shm' ? folder : 'disk'}${direct ? ', direct' : ''}, ${writes ? 'write' : 'read'}`;
+          for (const engine of ['io_uring', 'thread-pool', 'node'] as const) {
+            if (direct && engine === 'node') continue;
+            const backend = await open(path, engine, direct);
+            await load(backend, writes, Math.min(count, 20_000));
+            const { wallS, cpuS } = await load(backend, writes, count);
+            await backend.close();
+            rows.push([what, engine, short(count / wallS), short((cpuS / count) * 1e6)]);
+          }
+          const theirs = fio(path, writes, direct, count);
+          if (theirs !== undefined) rows.push([what, 'fio io_uring', short(theirs.iops), short(theirs.cpuUs)]);
+          else rows.push([what, 'fio io_uring', 'not there', '-']);
+        }
+      }
+    } finally {
+      fs.rmSync(path);
+    }
+  }
+  process.stdout.write(
+    `${table([`4 KiB, depth ${depth}`, 'by', 'IOPS', 'CPU us per I/O'], ['left', 'left', 'right', 'right'], rows)}\n`,
+  );
+}
+
+/** 10^6 I/Os: heap and memory outside it stay where they are. Fails if they do not. */
+async function soak(): Promise<void> {
+  if (global.gc === undefined) throw new Error('Run it with --expose-gc');
+  const [folder = '/dev/shm'] = values.folder;
+  const path = join(folder, `nvmeferry-soak-${process.pid}`);
+  try {
+    for (const engine of ['io_uring', 'thread-pool'] as const) {
+      const backend = await open(path, engine, false);
+      const measure = async (): Promise<{ heapUsed: number; external: number; rss: number }> => {
+        for (let i = 0; i < 3; i++) {
+          global.gc!();
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
+        return process.memoryUsage();
+      };
+      await load(backend, true, 100_000);
+      await load(backend, false, 100_000);
+      const before = await measure();
+      for (let round = 0; round < 5; round++) {
+        await load(backend, true, 100_000);
+        await load(backend, false, 100_000);
+      }
+      const after = await measure();
+      const grown = (name: 'heapUsed' | 'external' | 'rss'): number => after[name] - before[name];
+      process.stdout.write(
+        `${engine}: 10^6 I/Os, heap ${grown('heapUsed')}, external ${grown('external')}, resident ${grown('rss')} bytes more\n`,
+      );
+      await backend.close();
+      if (grown('heapUsed') > 1 << 20 || grown('external') > 1 << 20) process.exitCode = 1;
+    }
+  } finally {
+    fs.rmSync(path, { force: true });
+  }
+}
+
+await (values.soak ? soak() : compare());

@@ -1,0 +1,12 @@
+// One translation unit: the headers of Node-API are by far the most of what the compiler reads.
+#include "addon.cc"
+#include "crc32c.cc"
+#include "engine.cc"
+#include "file-calls.cc"
+#include "loop-poll.cc"
+#include "memory.cc"
+#include "operation.cc"
+#include "pool.cc"
+#include "ring.cc"
+#include "socket.cc"
+#include "watcher.cc"

@@ -1,0 +1,348 @@
+import { expect } from 'chai';
+import { NvmeBackend } from '../../../src/backend/nvme.ts';
+import { Metadata, type NvmeGeometry, nvmeGeometry } from '../../../src/backend/nvme-geometry.ts';
+import { openNvmeBackend } from '../../../src/backend/nvme-open.ts';
+import { FakeBinding } from '../../../src/native/fake-binding.ts';
+import { IoEngine } from '../../../src/native/io-engine.ts';
+import { IoOpcode } from '../../../src/spec/opcode.ts';
+import { Status } from '../../../src/spec/status.ts';
+import { ConfigError } from '../../../src/util/error.ts';
+import { describeBackendCompliance, pattern, submit, TestBlockIo } from '../../support/backend-compliance.ts';
+import { FakeSsd, type FakeSsdOptions } from '../../support/fake-ssd.ts';
+
+interface Made {
+  readonly backend: NvmeBackend;
+  readonly ssd: FakeSsd;
+  readonly fake: FakeBinding;
+  goneCount: number;
+  released: number;
+}
+
+function make(options: FakeSsdOptions, changes: Partial<NvmeGeometry> = {}, readOnly = false): Made {
+  const ssd = new FakeSsd(options);
+  const fake = new FakeBinding(ssd.answer);
+  const engine = new IoEngine(fake.binding, { depth: 16 });
+  const geometry: NvmeGeometry = {
+    blockSize: options.blockSize,
+    blockCount: options.blockCount,
+    metadata:
+      options.protection === true ? Metadata.Protection : options.metadataBytes ? Metadata.Scratch : Metadata.None,
+    metadataBytes: options.metadataBytes ?? 0,
+    referenceTag: options.protection === true,
+    transferBytesMax: options.transferBytesMax ?? 1 << 20,
+    boundaryBytes: options.boundaryBytes ?? 0,
+    volatileWriteCache: true,
+    readsZeroAfterDeallocate: true,
+    writeZeroes: true,
+    writeZeroesBlocksMax: options.writeZeroesBlocksMax ?? 0x1_0000,
+    deacSupported: true,
+    deallocates: true,
+    deallocateBlocksMax: options.deallocateBlocksMax ?? 0xffff_ffff,
+    atomicBytes: undefined,
+    writeProtected: false,
+    model: 'fake',
+    serial: 'fake',
+    ...changes,
+  };
+  const made: Made = {
+    ssd,
+    fake,
+    goneCount: 0,
+    released: 0,
+    backend: new NvmeBackend({
+      engine,
+      fd: 9,
+      path: '/dev/ng9n1',
+      nsid: options.nsid ?? 1,
+      geometry,
+      readOnly,
+      ioctl: false,
+      onGone: () => {
+        made.goneCount++;
+      },
+      identify: async () => {
+        ssd.grow(options.blockCount + 1200);
+        return { ...geometry, blockCount: options.blockCount + 1200 };
+      },
+      release: async () => {
+        made.released++;
+        engine.close();
+      },
+    }),
+  };
+  return made;
+}
+
+const KINDS: readonly [string, Omit<FakeSsdOptions, 'blockSize' | 'blockCount'>, Partial<NvmeGeometry>][] = [
+  ['nvme', {}, {}],
+  ['nvme with small transfers and boundaries', { transferBytesMax: 16_384, boundaryBytes: 12_288 }, {}],
+  ['nvme with protection information', { metadataBytes: 8, protection: true, nsid: 7 }, {}],
+  ['nvme with metadata', { metadataBytes: 16, transferBytesMax: 65_536 }, {}],
+  [
+    'nvme with small Write Zeroes and ranges',
+    { writeZeroesBlocksMax: 16, deallocateBlocksMax: 32 },
+    { volatileWriteCache: false },
+  ],
+  [
+    'nvme without optional commands',
+    { transferBytesMax: 131_072 },
+    { writeZeroes: false, deallocates: false, readsZeroAfterDeallocate: false, deacSupported: false },
+  ],
+];
+
+for (const [name, options, changes] of KINDS) {
+  let made: Made | undefined;
+  describeBackendCompliance(name, {
+    open: async (geometry) => {
+      made = make({ ...geometry, ...options }, changes);
+      return made.backend;
+    },
+    cleanUp: async () => {
+      expect(made!.ssd.faults).to.deep.equal([]);
+      expect(made!.released).to.equal(1);
+    },
+  });
+}
+
+describe('NvmeBackend', () => {
+  const options = { blockSize: 512, blockCount: 4096 };
+  const block = { data: [pattern(512, 1)] };
+
+  it('sends FUA, and Flush at the end if the device has a write cache', async () => {
+    const { backend, ssd, fake } = make(options);
+    await submit(backend, 'write', new TestBlockIo({ ...block, fua: true }));
+    await submit(backend, 'read', new TestBlockIo({ length: 512, fua: true }));
+    await submit(backend, 'write', new TestBlockIo(block));
+    expect(fake.operations.map(({ cdw10To15 }) => (cdw10To15[2]! & 0x4000_0000) !== 0)).to.deep.equal([
+      true,
+      true,
+      false,
+    ]);
+    await backend.close();
+    expect(ssd.flushCount).to.equal(1);
+    const cacheless = make(options, { volatileWriteCache: false });
+    await cacheless.backend.close();
+    expect(cacheless.ssd.flushCount).to.equal(0);
+  });
+
+  it('passes few segments as they are, many as one', async () => {
+    const { backend, fake, ssd } = make(options);
+    const pieces = [pattern(100, 1), pattern(412, 2)];
+    await submit(backend, 'write', new TestBlockIo({ data: pieces }));
+    expect(fake.operations[0]!.data).to.be.an('array');
+    const many = Array.from({ length: 64 }, (_, i) => pattern(8, i));
+    await submit(backend, 'write', new TestBlockIo({ offset: 512, data: many }));
+    expect(fake.operations[1]!.data).to.be.instanceOf(Uint8Array);
+    expect(Buffer.compare(ssd.bytes.subarray(0, 1024), Buffer.concat([...pieces, ...many]))).to.equal(0);
+    await backend.close();
+  });
+
+  it("gives the device's status, without the parts that refer to the device's own logs", async () => {
+    const { backend, ssd } = make(options);
+    for (const [status, expected] of [
+      [0x4281, 0x4281], // Unrecovered Read Error, Do Not Retry
+      [0x7285, 0x4285], // Compare Failure with More and a retry delay
+      [0x0006, 0x0006],
+    ] as const) {
+      ssd.script = () => ({ result: status });
+      expect(await submit(backend, 'read', new TestBlockIo({ length: 512 }))).to.equal(expected);
+    }
+    ssd.script = undefined;
+    await backend.close();
+  });
+
+  it('a piece that fails fails the operation, once, and nothing more is sent', async () => {
+    const { backend, ssd, fake } = make({ ...options, transferBytesMax: 512 });
+    let left = 3;
+    ssd.script = () => (--left === 0 ? { result: 0x0281 } : undefined);
+    expect(await submit(backend, 'read', new TestBlockIo({ length: 64 * 512 }))).to.equal(0x0281);
+    expect(fake.operations.length).to.be.at.most(8 + 3);
+    ssd.script = undefined;
+    await backend.close();
+  });
+
+  for (const [what, result] of [
+    ['ENODEV', -19],
+    ['EINTR', -4],
+    ['a path status of the kernel', 0x0371],
+  ] as const) {
+    it(`${what}: Namespace Not Ready, and who watches the device is asked to look`, async () => {
+      const made = make(options);
+      made.ssd.script = () => ({ result });
+      expect(await submit(made.backend, 'read', new TestBlockIo({ length: 512 }))).to.equal(Status.NamespaceNotReady);
+      expect(made.goneCount).to.equal(1);
+      made.backend.markGone();
+      const before = made.fake.operations.length;
+      expect(await submit(made.backend, 'flush', new TestBlockIo({}))).to.equal(Status.NamespaceNotReady);
+      expect(made.fake.operations.length, 'sent to a device that is gone').to.equal(before);
+      await made.backend.close();
+      expect(made.released).to.equal(1);
+    });
+  }
+
+  it('a shortage of this machine is no error of the device', async () => {
+    const { backend, ssd } = make(options);
+    ssd.script = () => ({ result: -12 });
+    expect(await submit(backend, 'write', new TestBlockIo(block))).to.equal(Status.InternalError);
+    ssd.script = undefined;
+    await backend.close();
+  });
+
+  it('read-only: changes are refused', async () => {
+    const { backend, fake } = make(options, {}, true);
+    for (const operation of ['write', 'writeZeroes', 'deallocate'] as const) {
+      const io = new TestBlockIo(operation === 'write' ? block : { length: 512 });
+      expect(await submit(backend, operation, io)).to.equal(Status.NamespaceWriteProtected);
+    }
+    expect(fake.operations).to.have.length(0);
+    await backend.close();
+  });
+
+  it('close reports a Flush that failed', async () => {
+    const { backend, ssd } = make(options);
+    ssd.script = ({ opcode }) => (opcode === IoOpcode.Flush ? { result: 0x0280 } : undefined);
+    let message = '';
+    await backend.close().catch((error: Error) => {
+      message = error.message;
+    });
+    expect(message).to.match(/\/dev\/ng9n1 was closed, but its last writes may be lost: status 280/);
+  });
+
+  it('names what is no namespace device', async () => {
+    for (const [path, message] of [
+      ['/dev/nvme0', /no namespace of an NVMe device/],
+      ['/dev/null', /no namespace of an NVMe device/],
+      ['/dev/ng77n1', /no such device/],
+    ] as const) {
+      let error: unknown;
+      await openNvmeBackend({ path }).catch((caught: unknown) => {
+        error = caught;
+      });
+      expect(error).to.be.instanceOf(ConfigError);
+      expect((error as Error).message).to.match(message);
+    }
+  });
+});
+
+describe('what a device says of itself', () => {
+  /** Offsets of Base 2.1 figure 313 and NVM Command Set 1.2 figure 114, by hand. */
+  function identify(changes: {
+    mdts?: number;
+    oncs?: number;
+    vwc?: number;
+    awun?: number;
+    nsze?: bigint;
+    flbas?: number;
+    dps?: number;
+    dlfeat?: number;
+    nsfeat?: number;
+    nawun?: number;
+    nabsn?: number;
+    nabo?: number;
+    noiob?: number;
+    lbads?: number;
+    ms?: number;
+    elbaf?: number;
+    wzsl?: number;
+    dmrsl?: number;
+  }): Parameters<typeof nvmeGeometry>[1] {
+    const pages = Array.from({ length: 4 }, () => new DataView(new ArrayBuffer(4096)));
+    const [controller, namespace, nvmNamespace, nvmController] = pages as [DataView, DataView, DataView, DataView];
+    controller.setUint8(77, changes.mdts ?? 0);
+    controller.setUint16(520, changes.oncs ?? 0x0c, true);
+    controller.setUint8(525, changes.vwc ?? 1);
+    controller.setUint16(526, changes.awun ?? 0, true);
+    namespace.setBigUint64(0, changes.nsze ?? 1000n, true);
+    namespace.setUint8(24, changes.nsfeat ?? 0);
+    namespace.setUint8(26, changes.flbas ?? 0);
+    namespace.setUint8(29, changes.dps ?? 0);
+    namespace.setUint8(33, changes.dlfeat ?? 0);
+    namespace.setUint16(34, changes.nawun ?? 0, true);
+    namespace.setUint16(40, changes.nabsn ?? 0, true);
+    namespace.setUint16(42, changes.nabo ?? 0, true);
+    namespace.setUint16(46, changes.noiob ?? 0, true);
+    namespace.setUint16(128, changes.ms ?? 0, true);
+    namespace.setUint8(130, changes.lbads ?? 9);
+    nvmNamespace.setUint32(12, changes.elbaf ?? 0, true);
+    nvmController.setUint8(1, changes.wzsl ?? 0);
+    nvmController.setUint32(4, changes.dmrsl ?? 0, true);
+    const bytes = (view: DataView): Uint8Array => new Uint8Array(view.buffer);
+    return {
+      controller: bytes(controller),
+      namespace: bytes(namespace),
+      nvmNamespace: bytes(nvmNamespace),
+      nvmController: bytes(nvmController),
+    };
+  }
+  const geometry = (changes: Parameters<typeof identify>[0], queueBytes = 1 << 20): NvmeGeometry =>
+    nvmeGeometry('/dev/ng0n1', identify(changes), queueBytes);
+
+  it('geometry, caches, optional commands', () => {
+    expect(geometry({ lbads: 12, nsze: 5n, vwc: 0, oncs: 0, dlfeat: 9 })).to.deep.include({
+      blockSize: 4096,
+      blockCount: 5,
+      volatileWriteCache: false,
+      writeZeroes: false,
+      deallocates: false,
+      readsZeroAfterDeallocate: false,
+      metadata: Metadata.None,
+    });
+    expect(geometry({ dlfeat: 9 })).to.deep.include({
+      volatileWriteCache: true,
+      writeZeroes: true,
+      deallocates: true,
+      readsZeroAfterDeallocate: true,
+      deacSupported: true,
+    });
+    expect(geometry({ dlfeat: 2 }).readsZeroAfterDeallocate).to.equal(false);
+  });
+
+  it('the smallest limit holds: MDTS, the kernel, NLB', () => {
+    expect(geometry({}).transferBytesMax).to.equal(1 << 20);
+    expect(geometry({ mdts: 2 }).transferBytesMax).to.equal(16_384);
+    expect(geometry({ mdts: 9 }, 131_072).transferBytesMax).to.equal(131_072);
+    expect(geometry({ lbads: 12 }, 10_000).transferBytesMax).to.equal(8192);
+    expect(geometry({}, 2 ** 40).transferBytesMax).to.equal(65_536 * 512);
+    expect(geometry({ noiob: 256 }).boundaryBytes).to.equal(131_072);
+    expect(geometry({ noiob: 256, mdts: 2 }).boundaryBytes, 'no piece is that long').to.equal(0);
+    expect(geometry({ wzsl: 2 }).writeZeroesBlocksMax).to.equal(32);
+    expect(geometry({ dmrsl: 77 }).deallocateBlocksMax).to.equal(77);
+  });
+
+  it('atomic units: the namespace before the controller, cut at boundaries, powers of two', () => {
+    expect(geometry({}).atomicBytes).to.equal(undefined);
+    expect(geometry({ awun: 7 }).atomicBytes).to.equal(4096);
+    expect(geometry({ awun: 7, nsfeat: 2, nawun: 31 }).atomicBytes).to.equal(16_384);
+    expect(geometry({ nsfeat: 2, nawun: 31, nabsn: 15 }).atomicBytes).to.equal(8192);
+    expect(geometry({ nsfeat: 2, nawun: 31, nabsn: 15, nabo: 3 }).atomicBytes).to.equal(undefined);
+    expect(geometry({ awun: 0xffff, mdts: 1 }).atomicBytes).to.equal(8192);
+    expect(geometry({ awun: 10 }).atomicBytes).to.equal(4096);
+  });
+
+  it('metadata: protection by the device, a buffer for the rest', () => {
+    expect(geometry({ ms: 8, dps: 1 })).to.deep.include({ metadata: Metadata.Protection, referenceTag: true });
+    expect(geometry({ ms: 8, dps: 3, flbas: 0x10 })).to.deep.include({
+      metadata: Metadata.Protection,
+      referenceTag: false,
+    });
+    expect(geometry({ ms: 16, dps: 1, elbaf: 2 << 7 })).to.deep.include({ metadata: Metadata.Protection });
+    expect(geometry({ ms: 64 })).to.deep.include({
+      metadata: Metadata.Scratch,
+      metadataBytes: 64,
+      referenceTag: false,
+    });
+  });
+
+  for (const [what, changes, message] of [
+    ['an inactive namespace', { nsze: 0n }, /not active/],
+    ['interleaved metadata', { ms: 8, flbas: 0x10 }, /inside each block/],
+    ['protection inside larger metadata', { ms: 64, dps: 1 }, /of another size/],
+    ['a storage tag', { ms: 16, dps: 1, elbaf: (2 << 7) | 16 }, /of another size/],
+    ['blocks too large', { lbads: 17 }, /131072 bytes/],
+    ['more than can be counted', { nsze: 1n << 60n }, /larger than/],
+  ] as const) {
+    it(`refuses ${what}`, () => {
+      expect(() => geometry(changes)).to.throw(ConfigError, message);
+    });
+  }
+});
