@@ -53,5 +53,13 @@ export type { IoSubmitter, NamespaceOwner } from './initiator/namespace-owner.ts
 export type { IoOptions } from './initiator/operation.ts';
 export type { HostOptions } from './initiator/options.ts';
 export { type CommandDone, HostQueuePair } from './initiator/queue-pair.ts';
+export type {
+  ReservationAcquireOptions,
+  ReservationNotice,
+  ReservationRegisterOptions,
+  ReservationReleaseOptions,
+  ReservationReport,
+  ReservationReportOptions,
+} from './initiator/reservation.ts';
 export { formatNvmeUri, isNvmeUri, type NvmeUri, parseNvmeUri } from './initiator/uri.ts';
 export { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from './util/error.ts';

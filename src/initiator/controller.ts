@@ -1,6 +1,6 @@
 /** The host's side of one controller: one association at a time, made again when it is lost. */
 import { EventEmitter } from 'node:events';
-import { AsyncEventType, AsyncNotice, LogPage } from '../spec/log-page.ts';
+import { AsyncEventType, AsyncNotice, IoCommandSetEvent, LogPage } from '../spec/log-page.ts';
 import { AdminOpcode, Direction } from '../spec/opcode.ts';
 import { DNR, PathStatus } from '../spec/status.ts';
 import { NO_DATA } from '../transport/tcp/host-command.ts';
@@ -19,6 +19,7 @@ import type { HostNamespace } from './namespace.ts';
 import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
 import { NamespaceSet } from './namespace-set.ts';
 import { type HostOptions, type ResolvedHostOptions, resolveOptions } from './options.ts';
+import { type ReservationNotice, ReservationNoticeReader } from './reservation.ts';
 
 /** As the Linux host names them in /sys/class/nvme/nvmeN/state. @public */
 export type HostControllerState = 'connecting' | 'live' | 'resetting' | 'deleting' | 'dead';
@@ -33,6 +34,8 @@ export interface HostControllerEvents {
   asyncEvent: [event: AsyncEvent];
   /** Namespaces came, went or changed; undefined: any may have. Their `HostNamespace` objects are up to date. */
   namespacesChanged: [nsids: readonly number[] | undefined];
+  /** Another host did something to what this one registered or held. */
+  reservationNotice: [notice: ReservationNotice];
 }
 
 /** Get Features and Set Features. @public */
@@ -54,6 +57,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   readonly io: IoDispatcher;
   readonly #namespaces: NamespaceSet;
   readonly #hooks: AssociationHooks;
+  readonly #reservationNotices: ReservationNoticeReader;
   #association: Association | undefined;
   #identify: IdentifyController | undefined;
   #state: HostControllerState = 'connecting';
@@ -93,6 +97,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
     this.options = options;
     this.io = new IoDispatcher(options.failFast);
     this.#namespaces = new NamespaceSet(this);
+    this.#reservationNotices = new ReservationNoticeReader(this, (notice) => this.emit('reservationNotice', notice));
     this.#hooks = {
       lost: (association, error) => this.#onLost(association, error),
       asyncEvent: (event) => this.#onAsyncEvent(event),
@@ -265,6 +270,18 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
     if (event.type === AsyncEventType.Notice && event.info === AsyncNotice.NamespaceAttribute) {
       this.#changesSeen++;
       if (this.#changesSeen === 1) void this.#followChanges();
+    }
+    if (event.type === AsyncEventType.IoCommandSet && event.info === IoCommandSetEvent.ReservationLogAvailable) {
+      void this.#readReservationNotices();
+    }
+  }
+
+  /** Takes the notices out of the log, which lets the controller report the next ones. */
+  async #readReservationNotices(): Promise<void> {
+    try {
+      await this.#reservationNotices.available();
+    } catch (error) {
+      if (!(error instanceof NvmeofError)) throw error; // lost: a new association starts without notices
     }
   }
 

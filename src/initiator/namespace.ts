@@ -10,6 +10,7 @@ import { type LbaStatusOptions, type LbaStatusReport, readLbaStatus } from './lb
 import type { NamespaceOwner } from './namespace-owner.ts';
 import { nvmLimits } from './nvm-limits.ts';
 import { type IoOptions, Operation } from './operation.ts';
+import * as reservations from './reservation.ts';
 
 const BLOCKS_MAX = 65536;
 /** 512 bytes to 1 MiB a block. */
@@ -284,6 +285,28 @@ export class HostNamespace {
     const sqe = buildSqe({ opcode: IoOpcode.DatasetManagement, nsid: this.nsid, cdw10: ranges - 1, cdw11: DEALLOCATE });
     const data = new Uint8Array(list.buffer);
     await this.#runOne(`Deallocate of namespace ${this.nsid}, block ${slba} (${blockCount})`, options, sqe, data);
+  }
+
+  // --- reservations: never sent again by themselves, as their effect is not known after a lost connection
+
+  /** Registers, unregisters or replaces this host's reservation key. @throws NvmeStatusError, TransportError */
+  reservationRegister(options: reservations.ReservationRegisterOptions): Promise<void> {
+    return reservations.reservationRegister(this.owner, this.nsid, options);
+  }
+
+  /** Acquires the reservation, or preempts others'. @throws NvmeStatusError, TransportError */
+  reservationAcquire(options: reservations.ReservationAcquireOptions): Promise<void> {
+    return reservations.reservationAcquire(this.owner, this.nsid, options);
+  }
+
+  /** Releases the reservation, or clears it with all registrations. @throws NvmeStatusError, TransportError */
+  reservationRelease(options: reservations.ReservationReleaseOptions): Promise<void> {
+    return reservations.reservationRelease(this.owner, this.nsid, options);
+  }
+
+  /** Who is registered, who holds what. @throws NvmeStatusError, TransportError */
+  reservationReport(options: reservations.ReservationReportOptions = {}): Promise<reservations.ReservationReport> {
+    return reservations.reservationReport(this.owner, this.nsid, options);
   }
 
   /** Any I/O command on this namespace; see `HostController.ioPassthru`. */

@@ -15,6 +15,13 @@ import { registerIdCtrl, registerIdNs, registerListNs } from './identify.ts';
 import { registerDsm, registerFlush, registerRead, registerWrite, registerWriteZeroes } from './io.ts';
 import { registerEffectsLog, registerErrorLog, registerFwLog, registerGetLog, registerSmartLog } from './logs.ts';
 import { registerPassthru } from './passthru.ts';
+import {
+  registerResvAcquire,
+  registerResvNotifLog,
+  registerResvRegister,
+  registerResvRelease,
+  registerResvReport,
+} from './reservation.ts';
 
 /** Adds the verbs of the host side: nvme-cli's names, options and output. */
 export function registerHostCommands(program: Command): void {
@@ -42,6 +49,11 @@ export function registerHostCommands(program: Command): void {
   registerWriteUncor(program);
   registerCopy(program);
   registerGetLbaStatus(program);
+  registerResvRegister(program);
+  registerResvAcquire(program);
+  registerResvRelease(program);
+  registerResvReport(program);
+  registerResvNotifLog(program);
   registerPassthru(program);
   registerConnect(program);
   registerBench(program);
