@@ -351,6 +351,7 @@ export interface ControllerShape {
   readonly ioccsz?: number;
   readonly mdts?: number;
   readonly oaes?: number;
+  readonly oncs?: number;
   readonly aerl?: number;
   readonly ctratt?: number;
   readonly cntrltype?: number;
@@ -467,6 +468,7 @@ export class ScriptedController {
       bytes[77] = shape.mdts ?? 0;
       bytes.writeUInt16LE(shape.cntlid ?? 1, 78);
       bytes.writeUInt32LE(shape.oaes ?? 0, 92);
+      bytes.writeUInt16LE(shape.oncs ?? 0, 520);
       bytes.writeUInt32LE(shape.ctratt ?? 0, 96);
       bytes[111] = shape.cntrltype ?? 1;
       bytes[259] = shape.aerl ?? 3;

@@ -39,6 +39,8 @@ const QUEUE_CONNECT_CONCURRENCY = 4;
 const TICK_MS_MAX = 1000;
 const POLL_MS_MAX = 100;
 const SHUTDOWN_TIMEOUT_MS = 5000;
+/** ONCS of Identify Controller. */
+const ONCS_RESERVATIONS = 0x20;
 /** Events to ask for, as far as the controller knows them. */
 const EVENTS =
   (AsyncEventBit.NamespaceAttribute |
@@ -358,16 +360,20 @@ export class Association implements QueuePairOwner {
   }
 
   async #startEvents(): Promise<void> {
-    const events = (this.#identify.oaes & EVENTS) >>> 0;
+    const { oaes, oncs, cntrltype, aerl } = this.#identify;
+    const events = (oaes & EVENTS) >>> 0;
     // a Discovery controller without keep alive is not a persistent connection: it reports nothing
-    const persistent = this.#identify.cntrltype !== ControllerType.Discovery || this.options.katoMs !== 0;
-    if (events === 0 || !persistent) return;
-    await this.#admin.execute('Set Features Asynchronous Event Configuration', {
-      opcode: AdminOpcode.SetFeatures,
-      cdw10: Feature.AsyncEventConfiguration,
-      cdw11: events,
-    });
-    const count = Math.min(this.#identify.aerl + 1, AER_COUNT_MAX);
+    const persistent = cntrltype !== ControllerType.Discovery || this.options.katoMs !== 0;
+    // reservation notices have a mask of their own: nothing has to be switched on for them
+    if ((events === 0 && (oncs & ONCS_RESERVATIONS) === 0) || !persistent) return;
+    if (events !== 0) {
+      await this.#admin.execute('Set Features Asynchronous Event Configuration', {
+        opcode: AdminOpcode.SetFeatures,
+        cdw10: Feature.AsyncEventConfiguration,
+        cdw11: events,
+      });
+    }
+    const count = Math.min(aerl + 1, AER_COUNT_MAX);
     new AsyncEventRequests(this.#admin.queuePair, count, (event) => this.#hooks.asyncEvent(event));
   }
 

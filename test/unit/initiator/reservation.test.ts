@@ -15,7 +15,7 @@ describe('reservations of the host', () => {
 
   beforeEach(async () => {
     target = await ScriptedTarget.listen();
-    peer = new ScriptedController(target);
+    peer = new ScriptedController(target, { oncs: 0x20 });
     commands.length = 0;
     answer = () => 0;
     peer.override = (command, connection, qid) => {
@@ -106,7 +106,7 @@ describe('reservations of the host', () => {
       answer = () => pages.shift() ?? page(0, 0, 0);
       const notices: ReservationNotice[] = [];
       controller.on('reservationNotice', (notice) => notices.push(notice));
-      peer.event(0x0080_0006);
+      await until(() => peer.event(0x0080_0006), 'an AER');
       await until(() => notices.length === 3, 'three notices');
       expect(notices).to.deep.equal([1, 2, 3].map((n) => ({ nsid: 7, type: n, count: BigInt(n) })));
       expect(
@@ -118,7 +118,7 @@ describe('reservations of the host', () => {
     it('a controller that never runs out of pages is not followed for ever', async () => {
       let count = 0;
       answer = () => page(++count, 1, 255);
-      peer.event(0x0080_0006);
+      await until(() => peer.event(0x0080_0006), 'an AER');
       await until(() => count === 256, '256 pages');
       await settle(20);
       expect(count).to.equal(256);
@@ -126,7 +126,7 @@ describe('reservations of the host', () => {
 
     it('a log that cannot be read: the connection stays', async () => {
       answer = () => 0x4109;
-      peer.event(0x0080_0006);
+      await until(() => peer.event(0x0080_0006), 'an AER');
       await until(() => commands.length === 1, 'the log is asked for');
       await settle();
       expect(controller.state).to.equal('live');
