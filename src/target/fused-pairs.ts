@@ -5,7 +5,7 @@
  */
 import { Status } from '../spec/status.ts';
 import type { CommandSet } from './commands/command-set.ts';
-import type { Request } from './request.ts';
+import { Phase, type Request } from './request.ts';
 
 /** FUSE of CDW0. */
 const FUSE_FIRST = 1;
@@ -82,8 +82,8 @@ export class FusedPairs {
     if (partner === undefined || partner.fuse !== Fuse.Ready) return;
     request.fuse = Fuse.Running;
     partner.fuse = Fuse.Running;
-    request.started = true;
-    partner.started = true;
+    request.phase = Phase.Executing;
+    partner.phase = Phase.Executing;
     const isFirst = request.opcode === set.fused!.first;
     set.fused!.execute(isFirst ? request : partner, isFirst ? partner : request);
   }
@@ -107,7 +107,7 @@ export class FusedPairs {
     partner.partner = undefined;
     const isReady = partner.fuse === Fuse.Ready;
     partner.fuse = Fuse.None;
-    if (isReady) partner.started = true;
+    if (isReady) partner.phase = Phase.Executing;
     if (isReady) set.execute[partner.opcode]!(partner);
   }
 

@@ -41,8 +41,12 @@ export function reservationsOf(subsystem: Subsystem, nsid: number, uuid: Uint8Ar
   return reservations;
 }
 
+/** Those without connection included: a host that is fenced has often vanished, and a backend may still have its writes. */
 function* queuePairsOf(subsystem: Subsystem, hosts: ReadonlySet<HostKey>): Iterable<QueuePair> {
   for (const controller of subsystem.controllers) if (hosts.has(controller.host)) yield* controller.ioQueuePairs;
+  for (const pair of subsystem.lingering()) {
+    if (pair.controller !== undefined && hosts.has(pair.controller.host)) yield pair;
+  }
 }
 
 /** Every controller of a host hears of it, if the namespace is attached to it. */

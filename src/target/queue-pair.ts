@@ -164,12 +164,11 @@ export class QueuePair {
       request.finish(0); // with the status of the abort
       return;
     }
-    request.phase = Phase.Executing;
     if (request.fuse !== 0) {
       this.#fused.execute(request, this.commandSet);
       return;
     }
-    request.started = true;
+    request.phase = Phase.Executing;
     request.executeCommand(request);
   }
 

@@ -6,6 +6,7 @@ import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
 import type { Clock } from '../util/clock.ts';
 import { Namespace } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
+import { Phase } from './request.ts';
 import type { Subsystem } from './subsystem.ts';
 
 const POLL_MS = 5;
@@ -57,7 +58,7 @@ function fenceWaiting(subsystem: Subsystem, namespace: Namespace, status: number
   let fence: Namespace | undefined;
   for (const { requests } of queuePairs(subsystem)) {
     for (const request of requests) {
-      if (!request.inUse || request.started || request.namespace !== namespace) continue;
+      if (!request.inUse || request.phase !== Phase.Pending || request.namespace !== namespace) continue;
       fence ??= new Namespace(
         { nsid: namespace.nsid, backend: new FencedBackend(namespace.backend, status) },
         namespace.uuid,

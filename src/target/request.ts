@@ -44,8 +44,6 @@ export class Request implements NamespaceIo {
   phase: number = Phase.Pending;
   /** Another host takes it back: how it ends, and who waits for that. */
   abortion: Abortion | undefined = undefined;
-  /** Its handler's `execute` was called. */
-  started = false;
   /** Direction of the data (spec/opcode.ts Direction), and how many bytes the command moves; decided by `QueuePair.prepare`. */
   direction = 0;
   transferBytes = 0;
@@ -242,7 +240,6 @@ export class Request implements NamespaceIo {
     this.fuseStatus = 0;
     this.partner = undefined;
     this.phase = Phase.Pending;
-    this.started = false;
     this.inUse = false;
     if (this.abortion !== undefined) {
       // dropped with its connection

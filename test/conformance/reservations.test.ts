@@ -511,6 +511,24 @@ describe('conformance: reservations', () => {
       await ok(taking);
     });
 
+    it('a victim that had vanished before, with a command in the backend: that is waited for, too', async () => {
+      await held(3);
+      backend.hold = true;
+      void a.io.write(0, Buffer.alloc(512, 1)).catch(() => {});
+      await t.until(() => backend.held.length === 1);
+      a.admin.destroy();
+      a.io.destroy();
+      await t.until(() => [...t.subsystem.controllers].length === 2);
+      let taken = false;
+      const taking = b.acquire(B, 3, 2, A).finally(() => {
+        taken = true;
+      });
+      await settle();
+      expect(taken, 'its write may still reach the medium').to.equal(false);
+      backend.release();
+      await ok(taking);
+    });
+
     it('two at once over the same victim: both wait for it', async () => {
       await ok(a.register(A));
       await ok(b.register(B));
