@@ -143,6 +143,9 @@ function normalizeSubsystem(
       (i) => [...path, 'namespaces', i, key],
     );
   }
+  const managers = input.migration?.managers;
+  const migration =
+    managers === undefined ? undefined : { managers: { hosts: managers.hosts ?? [], ports: managers.ports ?? [] } };
   const anaGroups = (input.anaGroups ?? []).map((group, i) => normalizeAnaGroup(group, [...path, 'anaGroups', i]));
   unique(
     anaGroups,
@@ -164,6 +167,7 @@ function normalizeSubsystem(
     ...(input.ports === undefined ? {} : { ports: input.ports }),
     anaTransitionSeconds: input.anaTransitionSeconds,
     anaGroups,
+    ...(migration === undefined ? {} : { migration }),
     ...(input.volumes === undefined
       ? {}
       : { volumes: normalizeVolumes(input.volumes, [...path, 'volumes'], baseDirectory, hasState) }),

@@ -85,6 +85,7 @@ const subsystem = record(
     ports: list(portId),
     anaTransitionSeconds: integer(1, 255),
     anaGroups: list(anaGroup),
+    migration: record({ managers: record({ hosts: list(text), ports: list(portId) }) }, ['managers']),
     volumes,
     allowSanitize: flag,
     duplicateHosts: record({ sameHostid: duplicatePolicy, otherHostid: duplicatePolicy }),

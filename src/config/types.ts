@@ -53,6 +53,7 @@ export interface SubsystemInput {
   ports?: number[];
   anaTransitionSeconds?: number;
   anaGroups?: AnaGroupInput[];
+  migration?: { managers: { hosts?: string[]; ports?: number[] } };
   volumes?: VolumesInput;
   allowSanitize?: boolean;
   duplicateHosts?: DuplicateHostsConfig;
@@ -150,6 +151,10 @@ export interface SubsystemConfig {
   readonly anaTransitionSeconds?: number | undefined;
   /** Groups that are not optimized on every port. */
   readonly anaGroups: readonly AnaGroupConfig[];
+  /** Hosts and ports whose controllers manage live migration. Absent: nobody does, and nothing can be migrated. */
+  readonly migration?:
+    | { readonly managers: { readonly hosts: readonly string[]; readonly ports: readonly number[] } }
+    | undefined;
   /** Absent: hosts cannot create namespaces. */
   readonly volumes?: VolumesConfig | undefined;
   /** Absent: false. */

@@ -187,6 +187,7 @@ export class TargetService {
       controllerModel: config.controllerModel,
       ports: config.ports,
       anaTransitionSeconds: config.anaTransitionSeconds,
+      migration: config.migration,
       anaGroups: config.anaGroups.map(({ anagrpid, states }) => ({
         anagrpid,
         states: states.map(({ portId, state }) => ({ portId, state: ANA_STATE_NAMES[state] })),

@@ -10,6 +10,9 @@ export const CdqType = {
   ResidentUserDataMigration: 0xc0,
 } as const;
 
+/** One-Shot asynchronous events (AEI); DW1 names the queue. */
+export const CdqEvent = { TailPointer: 0x00, Full: 0x01 } as const;
+
 /** SEL of Track Send. */
 export const TrackSendSelect = { LogUserData: 0x00, TrackMemory: 0x01 } as const;
 /** SEL of Migration Send. The example flow of section 8.1.12.1 numbers them otherwise; the command section decides. */
@@ -35,3 +38,13 @@ export const TrackingAttribute = { HostMemory: 0x01, UserData: 0x02, PowerOfTwoR
 
 /** Tracking units of memory are 2^n times this. */
 export const MEMORY_UNIT_BYTES = 4096;
+
+/** Feature C9h, vendor specific: tracking of changed blocks. CDW12/13 hold the epoch that `Acknowledge` means. */
+export const CHANGED_BLOCKS_FEATURE = 0xc9;
+/** CDW11 of Set Features C9h. */
+export const ChangedBlocksAction = { Stop: 0, Start: 1, Acknowledge: 2, GiveBack: 3 } as const;
+
+/** UUID of the vendor commands, in the UUID list (Identify CNS 17h): QT C0h, log pages C8h and C9h, feature C9h. RFC 9562 order. */
+export const MIGRATION_EXTENSION_UUID: Uint8Array = Uint8Array.of(
+  ...[0x5d, 0x3c, 0x0e, 0x61, 0x8f, 0x27, 0x4b, 0x9a, 0x8c, 0x52, 0x1f, 0x70, 0xa4, 0xe9, 0x36, 0xbd],
+);

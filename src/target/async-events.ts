@@ -14,11 +14,14 @@ interface AsyncEvent {
   readonly type: number;
   readonly info: number;
   readonly lid: number;
+  /** DW1. Absent: 0. */
+  readonly result1?: number;
 }
 
 export class AsyncEvents {
   /** Feature 0Bh. */
   configuration = 0;
+  #frozen = false;
   readonly #requests: Request[] = [];
   readonly #pending: AsyncEvent[] = [];
   /** Event types reported whose log page was not read since: lid that clears each. */
@@ -46,6 +49,25 @@ export class AsyncEvents {
     this.#report({ type: AsyncEventType.Notice, info, lid });
   }
 
+  /** A One-Shot event: no log page clears it, nothing masks it. @param value DW1: what it is about */
+  oneShot(info: number, value: number): void {
+    this.#report({ type: AsyncEventType.OneShot, info, lid: 0, result1: value });
+  }
+
+  /** A One-Shot event that was not reported yet is void. */
+  dropOneShot(info: number, value: number): void {
+    const at = this.#pending.findIndex(
+      (event) => event.type === AsyncEventType.OneShot && event.info === info && event.result1 === value,
+    );
+    if (at >= 0) this.#pending.splice(at, 1);
+  }
+
+  /** While frozen, events wait and AERs stay with us. */
+  setFrozen(frozen: boolean): void {
+    this.#frozen = frozen;
+    this.#deliver();
+  }
+
   /** Reservation notices wait in log page 80h. Feature 82h has the say, not 0Bh. */
   reservation(): void {
     this.#report({
@@ -61,7 +83,8 @@ export class AsyncEvents {
   }
 
   #report(event: AsyncEvent): void {
-    if (this.#pending.some((other) => other.type === event.type && other.info === event.info)) return;
+    const { type, info, result1 } = event;
+    if (this.#pending.some((other) => other.type === type && other.info === info && other.result1 === result1)) return;
     this.#pending.push(event);
     if (this.#pending.length > PENDING_MAX) this.#pending.shift();
     this.#deliver();
@@ -75,6 +98,7 @@ export class AsyncEvents {
   }
 
   #deliver(): void {
+    if (this.#frozen) return;
     for (let i = 0; i < this.#pending.length && this.#requests.length > 0; ) {
       const event = this.#pending[i]!;
       const key = event.type | (event.info << 8);
@@ -83,9 +107,10 @@ export class AsyncEvents {
         continue;
       }
       this.#pending.splice(i, 1);
-      this.#masked.set(key, event.lid);
+      if (event.type !== AsyncEventType.OneShot) this.#masked.set(key, event.lid);
       const request = this.#requests.shift()!;
       request.result0 = event.type | (event.info << 8) | (event.lid << 16);
+      request.result1 = event.result1 ?? 0;
       request.complete(0);
     }
   }

@@ -2,6 +2,8 @@
  * One controller: an association of a host with a subsystem. Properties and the enable / shutdown / reset state machine (Base 2.1 sections
  * 3.1.4, 3.5, 3.6), keep alive, features, asynchronous events, and its queue pairs.
  */
+
+import type { UserDataLog } from '../migration/user-data-log.ts';
 import { ControllerType } from '../spec/identify.ts';
 import { AsyncEventBit, AsyncNotice, LogPage } from '../spec/log-page.ts';
 import { Cc, Csts, NVME_VERSION_2_1, Property } from '../spec/property.ts';
@@ -89,6 +91,13 @@ export class Controller {
   lbaStatusLog: Uint8Array | undefined = undefined;
   /** Feature 05h, DULBE: namespaces of which reading a deallocated block is an error. */
   readonly deallocatedErrorNsids: Set<number> = new Set<number>();
+
+  /** Where its changes of user data are logged. */
+  changeLog: UserDataLog | undefined = undefined;
+  /** Executes nothing but Fabrics commands and Keep Alive. */
+  #suspended = false;
+  /** Told when everything that came before the suspension is complete. */
+  #onQuiet: (() => void) | undefined;
 
   #admin: QueuePair | undefined;
   readonly #ioQueues = new Map<number, QueuePair>();
@@ -189,6 +198,8 @@ export class Controller {
   /** Controller Level Reset: I/O queues go, AERs vanish, features fall back; the admin connection stays. */
   #reset(): void {
     this.ready = false;
+    if (this.#suspended) this.#endSuspension(true);
+    this.subsystem.migration?.controllerReset(this);
     this.csts = 0;
     this.cc = 0;
     this.#keepAlive?.cancel();
@@ -229,6 +240,8 @@ export class Controller {
   /** A controller that is not ready is kept for its host for a while (Base 2.1 sections 3.3.2.3, 3.6.1): no keep alive would end it. */
   #armLeave(reason: string): void {
     this.#enableTimer?.cancel();
+    this.#enableTimer = undefined;
+    if (this.#suspended) return;
     this.#enableTimer = this.#clock.setTimer(() => this.close(reason), ENABLE_TIMEOUT_MS);
   }
 
@@ -254,7 +267,7 @@ export class Controller {
     this.#keepAlive?.cancel();
     this.#keepAlive = undefined;
     const intervalMs = this.katoMs > 0 ? this.katoMs : this.subsystem.isDiscovery ? DISCOVERY_IDLE_MS : 0;
-    if (intervalMs === 0 || !this.ready || this.#closed) return;
+    if (intervalMs === 0 || !this.ready || this.#closed || this.#suspended) return;
     this.active = false;
     this.#keepAlive = this.#clock.setTimer(() => {
       if (this.active) {
@@ -270,6 +283,52 @@ export class Controller {
 
   // ---- queue pairs ---------------------------------------------------------------------------------------------------------------
 
+  /**
+   * Nothing that comes from now on is executed, but Fabrics commands and Keep Alive; time stands still for keep alive.
+   * @param onQuiet called, in this turn or later, when everything that came before is complete
+   */
+  suspend(onQuiet: () => void): void {
+    this.#suspended = true;
+    this.#onQuiet = onQuiet;
+    this.#keepAlive?.cancel();
+    this.#keepAlive = undefined;
+    this.#enableTimer?.cancel();
+    this.#enableTimer = undefined;
+    this.asyncEvents.setFrozen(true);
+    for (const pair of this.#pairs()) pair.suspended = true;
+    this.drained();
+  }
+
+  /** For `QueuePair.release`: a command has come to its end. */
+  drained(): void {
+    if (this.#onQuiet === undefined) return;
+    for (const pair of this.#pairs()) if (!pair.isQuiet) return;
+    const told = this.#onQuiet;
+    this.#onQuiet = undefined;
+    told();
+  }
+
+  /** Goes on with what came meanwhile. */
+  resume(): void {
+    if (this.#closed) return;
+    this.#endSuspension(false);
+    if (this.ready) this.#armKeepAlive();
+    else this.#armEnable();
+  }
+
+  #endSuspension(drop: boolean): void {
+    this.#suspended = false;
+    this.#onQuiet = undefined;
+    this.asyncEvents.setFrozen(false);
+    const pairs = this.#pairs();
+    for (const pair of pairs) pair.suspended = false;
+    for (const pair of pairs) pair.transport.resume?.(drop);
+  }
+
+  #pairs(): QueuePair[] {
+    return [...(this.#admin === undefined ? [] : [this.#admin]), ...this.#ioQueues.values()];
+  }
+
   attachAdmin(pair: QueuePair): void {
     this.#admin = pair;
   }
@@ -278,6 +337,7 @@ export class Controller {
   attachIo(pair: QueuePair, qid: number): boolean {
     if (this.#ioQueues.has(qid)) return false;
     this.#ioQueues.set(qid, pair);
+    pair.suspended = this.#suspended;
     return true;
   }
 
@@ -323,6 +383,7 @@ export class Controller {
     if (this.#closed) return;
     this.#closed = true;
     this.ready = false;
+    this.#onQuiet = undefined;
     this.#keepAlive?.cancel();
     this.#enableTimer?.cancel();
     this.#dropAsyncEvents();

@@ -63,7 +63,16 @@ export function overwriteNamespace(namespace: Namespace, pattern: number, option
   );
 }
 
-async function inPieces(
+/** Whatever became of it, followers hear that every block may be another. */
+async function inPieces(...args: Parameters<typeof allPieces>): Promise<number> {
+  try {
+    return await allPieces(...args);
+  } finally {
+    args[0].allChanged();
+  }
+}
+
+async function allPieces(
   namespace: Namespace,
   pieceBytes: number,
   options: EraseOptions,

@@ -4,10 +4,12 @@
  * access gate and before the backend is told; every read of a command passes `#read`.
  */
 import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
+import type { UserDataLog } from '../migration/user-data-log.ts';
 import { MediaStatus, Status } from '../spec/status.ts';
 import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
 import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
+import { ChangedBlocks } from './migration/changed-blocks.ts';
 import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
 import type { Reservations } from './reservations.ts';
@@ -61,6 +63,8 @@ export interface NamespaceIo extends BlockIo, GateEntry {
   readonly deallocatedIsError: boolean;
   /** Its connection is gone: what has not begun must not begin any more. */
   readonly abandoned: boolean;
+  /** Where its controller's changes are logged. */
+  readonly changeLog: UserDataLog | undefined;
 }
 
 /** Why operations do not go straight to the backend: bits of `Namespace.#guards`. */
@@ -73,6 +77,8 @@ const Guard = {
   Uncorrectable: 4,
   /** Some controller wants an error for deallocated blocks. */
   Deallocated: 8,
+  /** Somebody follows what is changed. */
+  Tracked: 16,
 } as const;
 /** Block sizes of LBA formats 0 and 1. */
 export const LBA_FORMAT_SIZES: readonly number[] = [512, 4096];
@@ -104,10 +110,14 @@ export class Namespace {
   /** Reads by this backend need a buffer each. */
   readonly readNeedsBuffer: boolean;
   readonly uncorrectable: UncorrectableBlocks;
+  /** Changes by any controller, while a migration follows them. */
+  changes: ChangedBlocks | undefined = undefined;
   readonly #gate = new RangeGate();
   /** 0: operations go straight to the backend. */
   #guards: number;
   #exclusiveCount = 0;
+  /** Of whatever controllers. */
+  #logs: readonly UserDataLog[] = [];
   // for SMART: blocks and commands since start
   readBytes = 0;
   writtenBytes = 0;
@@ -157,6 +167,7 @@ export class Namespace {
     this.blockShift = 31 - Math.clz32(blockSize);
     this.blockCount = this.backend.blockCount;
     if (!this.knowsAllocation) this.setDeallocatedGuard(false);
+    if (this.changes !== undefined) this.changes = new ChangedBlocks(this.changes.manager, this);
   }
 
   /** Feature 84h, the configuration, or the backend keep it from changing. */
@@ -329,8 +340,37 @@ export class Namespace {
       if (!this.uncorrectable.clear(io)) return false;
       this.#uncorrectableChanged();
     }
+    if ((this.#guards & Guard.Tracked) !== 0 && io.operation !== Operation.Read) this.#track(io, status);
     this.#leave(io);
     return true;
+  }
+
+  /** Its effect is in place, as far as it has any, and nobody was told yet. */
+  #track(io: NamespaceIo, status: number): void {
+    const slba = io.offsetBytes / this.blockSize;
+    const blocks = io.lengthBytes / this.blockSize;
+    this.changes?.bitmap.mark(slba, blocks);
+    io.changeLog?.changed(this.nsid, slba, blocks, status === 0 && this.#isDeallocated(io));
+  }
+
+  /** The operation was to deallocate its blocks, and the backend has. */
+  #isDeallocated({ operation, offsetBytes, lengthBytes }: NamespaceIo): boolean {
+    if (operation !== Operation.Deallocate && operation !== Operation.ZeroAndDeallocate) return false;
+    if (this.backend.nextAllocated === undefined) return false;
+    return this.backend.nextAllocated(offsetBytes, offsetBytes + lengthBytes) === undefined;
+  }
+
+  /** What is followed has changed: `changes`, or the logs that are on. */
+  setTracked(logs: readonly UserDataLog[]): void {
+    this.#logs = logs;
+    if (logs.length > 0 || this.changes !== undefined) this.#guards |= Guard.Tracked;
+    else this.#guards &= ~Guard.Tracked;
+  }
+
+  /** Every block may have another content (Format NVM, Sanitize): no matter by which controller. */
+  allChanged(): void {
+    this.changes?.bitmap.markAll();
+    for (const log of this.#logs) log.changed(this.nsid, 0, this.blockCount, false);
   }
 
   #leave(io: NamespaceIo): void {

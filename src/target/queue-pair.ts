@@ -3,7 +3,7 @@
  * One SQ/CQ pair: its slots, SQHD, and the way of a command: acquire -> (transport copies the SQE) -> prepare -> (transport moves the data) ->
  * execute -> completed -> (transport sends the answer) -> release. Knows neither sockets nor guest memory.
  */
-import { FABRICS_OPCODE } from '../spec/opcode.ts';
+import { AdminOpcode, FABRICS_OPCODE } from '../spec/opcode.ts';
 import { DNR, MORE, STATUS_CODE_MASK, Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
@@ -22,6 +22,8 @@ export interface QueueTransport {
   connected(): void;
   /** Takes back a request that has not reached the backend and completes it as aborted; false if it is too late. */
   abort(request: Request): boolean;
+  /** Its controller fetches again: executes what `QueuePair.holds` kept back, in order; or, with `drop`, releases it. */
+  resume?(drop: boolean): void;
   /** Closes the connection (or deletes the queue); idempotent. `reason` is for the log. */
   close(reason: string): void;
   /** For logs and `list` views: the peer's address. */
@@ -49,6 +51,8 @@ export class QueuePair {
   #cids: Int32Array = new Int32Array(0);
   #sqes: DataView = new DataView(new ArrayBuffer(0));
   closed = false;
+  /** Its controller is suspended. */
+  suspended = false;
   readonly #fused = new FusedPairs();
 
   /** @param commandSet what is served before Connect */
@@ -106,6 +110,20 @@ export class QueuePair {
     request.reset();
     this.#free[this.#freeCount++] = request.slot;
     if (this.closed) this.#settleLingering();
+    if (this.suspended) this.controller!.drained();
+  }
+
+  /** A command that has just come waits until its controller is resumed. Fabrics commands and Keep Alive never do. */
+  holds(request: Request): boolean {
+    if (!this.suspended || request.opcode === FABRICS_OPCODE) return false;
+    return this.qid !== 0 || request.opcode !== AdminOpcode.KeepAlive;
+  }
+
+  /** Nothing that was fetched is under way, but AERs and halves of pairs. */
+  get isQuiet(): boolean {
+    return this.requests.every(
+      (request) => !request.inUse || request.unfetched || request.isAsyncEvent || this.#fused.isWaiting(request),
+    );
   }
 
   /** Takes back what `Request.detachBuffer` gave away. */

@@ -3,6 +3,7 @@
  * The unit of work: one command in flight. Allocated once per queue slot when the queue pair is made, reused for ever (DESIGN section 3).
  * A transport fills the SQE and moves the data; the core decides what the command means; `complete` brings it back to the transport.
  */
+import type { UserDataLog } from '../migration/user-data-log.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
 import { DNR, MORE, Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
@@ -75,6 +76,8 @@ export class Request implements NamespaceIo {
   countedBytes = 0;
   /** The one segment is the transport's receive buffer: gone after this turn unless retained. */
   transient = false;
+  /** Not fetched, as a suspension sees it: its capsule is not whole, or it came after the suspension began (transport). */
+  unfetched = false;
   /** Buffer bytes that executing it takes (a read from a backend that lends none); decided by `QueuePair.prepare`. */
   bufferBytes = 0;
   /** What is done to its range, and where it is at the namespace's gate (target/namespace.ts, range-gate.ts). */
@@ -172,6 +175,10 @@ export class Request implements NamespaceIo {
     return this.queuePair.closed || this.abortion !== undefined;
   }
 
+  get changeLog(): UserDataLog | undefined {
+    return this.queuePair.controller!.changeLog;
+  }
+
   get deallocatedIsError(): boolean {
     return this.queuePair.controller!.deallocatedErrorNsids.has(this.namespace!.nsid);
   }
@@ -234,6 +241,7 @@ export class Request implements NamespaceIo {
     this.receivedBytes = 0;
     this.countedBytes = 0;
     this.transient = false;
+    this.unfetched = false;
     this.bufferBytes = 0;
     this.fua = false;
     this.fuse = 0;

@@ -1,5 +1,6 @@
 // @hot
 /** A step of a command that takes several operations (Copy, Compare, Verify): one operation at a time on a namespace, reused for the next. */
+import type { UserDataLog } from '../migration/user-data-log.ts';
 import type { Namespace, NamespaceIo } from './namespace.ts';
 import { type GateEntry, GateState } from './range-gate.ts';
 import type { Request } from './request.ts';
@@ -32,6 +33,10 @@ export class Step implements NamespaceIo {
 
   get abandoned(): boolean {
     return this.#request.queuePair.closed;
+  }
+
+  get changeLog(): UserDataLog | undefined {
+    return this.#request.queuePair.controller!.changeLog;
   }
 
   get deallocatedIsError(): boolean {

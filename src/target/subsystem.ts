@@ -8,6 +8,7 @@ import { AnaState } from '../wire/cold/log-ana.ts';
 import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkAnagrpid } from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
 import { type DuplicateHostPolicy, duplicatesOf } from './duplicate-hosts.ts';
+import { Migration, type MigrationOptions } from './migration/migration.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
 import { NamespaceManager } from './namespace-manager.ts';
 import { reservationsOf } from './namespace-reservations.ts';
@@ -46,6 +47,8 @@ export interface SubsystemOptions {
   readonly anaGroups?: readonly AnaGroupOptions[] | undefined;
   /** ANATT: the longest that a group is in the change state, 1 to 255 s. Default 10. */
   readonly anaTransitionSeconds?: number | undefined;
+  /** Host Managed Live Migration: who manages it. Default: nobody, nothing of it is served. */
+  readonly migration?: MigrationOptions | undefined;
   /** Where hosts create and delete namespaces; default: they cannot. */
   readonly volumes?: VolumePool | undefined;
   /** Hosts may sanitize the subsystem, which takes the data of every namespace. Default false. */
@@ -107,6 +110,8 @@ export class Subsystem {
   /** Creates, deletes, attaches and remembers namespaces. */
   readonly manager: NamespaceManager;
   readonly sanitizer: Sanitizer;
+  /** Undefined: no controller manages live migration, none can be migrated. */
+  readonly migration: Migration | undefined;
   /** Power-on hours count from here. */
   readonly startedMs: number;
 
@@ -147,6 +152,7 @@ export class Subsystem {
     this.#duplicateHosts = options.duplicateHosts ?? {};
     this.manager = new NamespaceManager(this, options.volumes);
     this.sanitizer = new Sanitizer(this);
+    this.migration = options.migration === undefined ? undefined : new Migration(this, options.migration);
   }
 
   get clock(): Clock {
@@ -219,6 +225,7 @@ export class Subsystem {
   controllerClosed(controller: Controller, reason: string): void {
     if (this.#controllers.get(controller.cntlid) !== controller) return;
     this.#controllers.delete(controller.cntlid);
+    this.migration?.controllerClosed(controller);
     this.events.closed(controller, reason);
   }
 
@@ -250,6 +257,7 @@ export class Subsystem {
     const namespace = new Namespace(options, uuid, reservations, this.#uncorrectableKeeper(options.backend, uuid));
     namespace.writeProtection = savedProtection(this.state, namespace);
     this.namespaces[nsid] = namespace;
+    this.migration?.namespaceAdded();
     this.#changed(namespace);
     this.#anaListChanged(namespace.anagrpid);
     return namespace;
@@ -270,6 +278,7 @@ export class Subsystem {
     const namespace = this.namespaces[nsid];
     if (namespace === undefined) return;
     namespace.blockCount = namespace.backend.blockCount;
+    namespace.changes?.resized(namespace.blockCount);
     this.namespaceChanged(nsid);
   }
 

@@ -9,6 +9,7 @@ import { formatNvm } from './format.ts';
 import { identify } from './identify.ts';
 import { getLbaStatus } from './lba-status.ts';
 import { getLogPage } from './log-page.ts';
+import { controllerDataQueue, migrationReceive, migrationSend, trackSend } from './migration.ts';
 import { namespaceAttachment, namespaceManagement } from './namespace-management.ts';
 import { sanitize } from './sanitize.ts';
 
@@ -62,5 +63,9 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.FormatNvm]: formatNvm,
   [AdminOpcode.Sanitize]: sanitize,
   [AdminOpcode.GetLbaStatus]: getLbaStatus,
+  [AdminOpcode.TrackSend]: trackSend,
+  [AdminOpcode.MigrationSend]: migrationSend,
+  [AdminOpcode.MigrationReceive]: migrationReceive,
+  [AdminOpcode.ControllerDataQueue]: controllerDataQueue,
   [FABRICS_OPCODE]: adminFabrics,
 });

@@ -11,6 +11,7 @@ import type { Request } from '../request.ts';
 import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
 import { IO_FEATURES } from './io-features.ts';
+import { MIGRATION_FEATURES } from './migration-features.ts';
 import { reservationFeatures } from './reservation-features.ts';
 
 /** One feature: absent `set` means not changeable. */
@@ -28,6 +29,10 @@ export interface FeatureEntry {
   readonly initialData?: () => Uint8Array;
   /** Absent: always. */
   readonly isServed?: (controller: Controller) => boolean;
+  /** Set Features takes no data although Get Features gives some. */
+  readonly onlyGetHasData?: boolean;
+  /** Of the fields of either command. @returns 0 or a status */
+  readonly check?: (request: Request) => number;
   /**
    * Default: of the controller. 'namespace': of one that is attached; 'namespace-or-all': of one, or all by FFFFFFFFh or 0; 'namespace-set-all': of
    * one, and FFFFFFFFh sets all.
@@ -192,6 +197,7 @@ const ENTRIES: readonly FeatureEntry[] = [
   keepAliveTimer,
   hostIdentifier,
   ...IO_FEATURES,
+  ...MIGRATION_FEATURES,
   ...reservationFeatures,
 ];
 
@@ -241,7 +247,9 @@ export const setFeatures: CommandHandler = {
     if (entry.set === undefined) return request.fail(SpecificStatus.FeatureNotChangeable, 40);
     const status = checkScope(entry, request, true);
     if (status !== 0) return status;
-    if (entry.dataBytes > 0 && entry !== hostIdentifier) {
+    const refused = entry.check?.(request) ?? 0;
+    if (refused !== 0) return refused;
+    if (entry.dataBytes > 0 && entry !== hostIdentifier && entry.onlyGetHasData !== true) {
       request.direction = Direction.HostToController;
       request.transferBytes = entry.dataBytes;
     }
@@ -267,6 +275,10 @@ export const getFeatures: CommandHandler = {
     if (entry.scope !== undefined && select !== FeatureSelect.Capabilities) {
       const status = checkScope(entry, request, false);
       if (status !== 0) return status;
+    }
+    if (select !== FeatureSelect.Capabilities) {
+      const refused = entry.check?.(request) ?? 0;
+      if (refused !== 0) return refused;
     }
     const hasData = select !== FeatureSelect.Capabilities && entry.dataBytes > 0;
     if (entry === hostIdentifier && hasData && (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0)

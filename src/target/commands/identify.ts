@@ -2,6 +2,7 @@
 
 import { Cns, IDENTIFY_BYTES, NSID_ALL } from '../../spec/identify.ts';
 import { AsyncEventBit } from '../../spec/log-page.ts';
+import { TrackingAttribute } from '../../spec/migration.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { NVME_VERSION_2_1 } from '../../spec/property.ts';
 import { SanitizeCapability } from '../../spec/sanitize.ts';
@@ -23,6 +24,7 @@ import { ANA_GROUPS_MAX, ANACAP } from '../ana-group.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import { QUEUES_OF_CONTROLLER_MAX, QUEUES_OF_SUBSYSTEM_MAX } from '../migration/migration.ts';
 import { LBA_FORMAT_SIZES, type Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
@@ -30,6 +32,8 @@ import { COPY_FORMATS, copyLimits } from './copy.ts';
 import { canFormat } from './format.ts';
 import { allocationGranule } from './lba-status.ts';
 import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
+import { isManager, stateFormats } from './migration.ts';
+import { uuidList } from './migration-features.ts';
 
 const CSI_NVM = 0;
 const NVM_COMMAND_SET_VERSION_1_2 = 0x0001_0200;
@@ -39,12 +43,15 @@ const CTRATT_HOST_ID_128 = 0x01;
 const CTRATT_TRAFFIC_BASED_KEEP_ALIVE = 0x40;
 /** RHII: reservation commands need a host identifier. */
 const CTRATT_RESERVATIONS_NEED_HOST_ID = 0x0004_0000;
+const CTRATT_UUID_LIST = 0x200;
 const CMIC_MULTI_PORT = 0x01;
 const CMIC_MULTI_CONTROLLER = 0x02;
 const CMIC_ANA = 0x08;
 const LPA_EFFECTS = 0x02;
 const LPA_EXTENDED = 0x04;
 const LPA_SUPPORTED_PAGES = 0x20;
+/** HMLMS. */
+const OACS_LIVE_MIGRATION = 0x800;
 const OACS_GET_LBA_STATUS = 0x200;
 const ONCS_COMPARE = 0x01;
 const ONCS_WRITE_UNCORRECTABLE = 0x02;
@@ -94,6 +101,13 @@ const NSTAT_READY = 0x01;
 /** Composite temperature thresholds, K: 70 and 80 degrees Celsius. */
 const WCTEMP_KELVIN = 343;
 const CCTEMP_KELVIN = 353;
+
+/** Of a Migration Management Controller: it tracks user data; host memory it does not reach. */
+const MANAGER_FIELDS = {
+  trattr: TrackingAttribute.UserData,
+  mcudmq: QUEUES_OF_CONTROLLER_MAX,
+  mnsudmq: QUEUES_OF_SUBSYSTEM_MAX,
+};
 
 type Build = (request: Request, controller: Controller) => Uint8Array | number;
 
@@ -156,6 +170,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
   const { manager, sanitizer } = subsystem;
   capacity += BigInt(manager.unallocatedBytes);
   const canManage = manager.pool !== undefined;
+  const manages = isManager(controller);
   return identifyControllerCodec.encode({
     ...common,
     cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER | CMIC_ANA,
@@ -164,8 +179,13 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     anacap: ANACAP,
     anagrpmax: ANA_GROUPS_MAX,
     nanagrpid: ANA_GROUPS_MAX,
-    ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID,
-    oacs: OACS_GET_LBA_STATUS | (canFormat(controller) ? OACS_FORMAT : 0) | (canManage ? OACS_NAMESPACE_MANAGEMENT : 0),
+    ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID | (manages ? CTRATT_UUID_LIST : 0),
+    ...(manages ? MANAGER_FIELDS : {}),
+    oacs:
+      OACS_GET_LBA_STATUS |
+      (manages ? OACS_LIVE_MIGRATION : 0) |
+      (canFormat(controller) ? OACS_FORMAT : 0) |
+      (canManage ? OACS_NAMESPACE_MANAGEMENT : 0),
     fna: FNA_NO_BROADCAST,
     sanicap: sanitizer.isOffered ? SANICAP : 0,
     unvmcap: BigInt(manager.unallocatedBytes),
@@ -356,9 +376,17 @@ const MANAGEMENT_BUILDERS: Readonly<Record<number, Build>> = {
     csiOf(request) === CSI_NVM ? allocatedList(request, controller) : request.invalidField(47),
   [Cns.CommandSetAllocatedNamespace]: (request, controller) =>
     csiOf(request) === CSI_NVM
-      ? ofAllocated(() => nvmNamespaceCodec.encode({}))(request, controller)
+      ? ofAllocated((namespace) => nvmNamespaceCodec.encode({ tlbaag: allocationGranule(namespace) }))(
+          request,
+          controller,
+        )
       : request.invalidField(47),
   [Cns.IndependentAllocatedNamespace]: ofAllocated(independentNamespace),
+};
+
+const MIGRATION_BUILDERS: Readonly<Record<number, Build>> = {
+  [Cns.UuidList]: uuidList,
+  [Cns.ControllerStateFormats]: stateFormats,
 };
 
 /** On a discovery controller only the controller itself can be identified. */
@@ -379,8 +407,10 @@ function activeList(request: Request, controller: Controller): Uint8Array | numb
 
 function builderOf(request: Request): Build | undefined {
   const cns = sqeCdw10(request.sqe, request.sqeBase) & 0xff;
-  const { subsystem } = request.queuePair.controller!;
+  const controller = request.queuePair.controller!;
+  const { subsystem } = controller;
   if (subsystem.isDiscovery) return DISCOVERY_BUILDERS[cns];
+  if (MIGRATION_BUILDERS[cns] !== undefined) return isManager(controller) ? MIGRATION_BUILDERS[cns] : undefined;
   return BUILDERS[cns] ?? (subsystem.manager.pool === undefined ? undefined : MANAGEMENT_BUILDERS[cns]);
 }
 

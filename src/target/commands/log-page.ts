@@ -3,6 +3,7 @@
 import type { BackendHealth } from '../../backend/block-backend.ts';
 import { NSID_ALL } from '../../spec/identify.ts';
 import { LogPage } from '../../spec/log-page.ts';
+import { MigrationLogPage } from '../../spec/migration.ts';
 import { AdminOpcode, Direction, FABRICS_OPCODE, IoOpcode } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { encodeAnaLog } from '../../wire/cold/log-ana.ts';
@@ -24,6 +25,8 @@ import { featuresOf } from './feature.ts';
 import { ioCommandSet } from './io.ts';
 import { lbaStatusLog } from './lba-status.ts';
 import { FIRMWARE_REVISION, TRANSFER_BYTES_MAX } from './limits.ts';
+import { isManager } from './migration.ts';
+import { changedBlocksLog, residentQueueLog } from './migration-features.ts';
 
 interface LogEntry {
   readonly onIo: boolean;
@@ -243,16 +246,22 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
   },
 };
 
+const MIGRATION_PAGES: Readonly<Record<number, LogEntry>> = {
+  [MigrationLogPage.ResidentQueue]: { onIo: true, onDiscovery: false, isOffered: isManager, build: residentQueueLog },
+  [MigrationLogPage.ChangedBlocks]: { onIo: true, onDiscovery: false, isOffered: isManager, build: changedBlocksLog },
+};
+
 function supportedPages(_request: Request, controller: Controller): Uint8Array {
   const lids = new Array<number>(256).fill(0);
-  for (const [lid, entry] of Object.entries(PAGES)) {
+  for (const [lid, entry] of Object.entries({ ...PAGES, ...MIGRATION_PAGES })) {
     if (has(controller, entry)) lids[Number(lid)] = CSUPP | ((entry.parameter?.(controller) ?? 0) << 16);
   }
   return supportedLogPagesCodec.encode({ lids });
 }
 
 function find(request: Request): LogEntry | undefined {
-  const entry = PAGES[sqeCdw10(request.sqe, request.sqeBase) & 0xff];
+  const lid = sqeCdw10(request.sqe, request.sqeBase) & 0xff;
+  const entry = PAGES[lid] ?? MIGRATION_PAGES[lid];
   return entry !== undefined && has(request.queuePair.controller!, entry) ? entry : undefined;
 }
 

@@ -1,5 +1,6 @@
 /** Sanitize (84h). Base 2.1 section 5.1.22. */
 import { SanitizeAction } from '../../spec/sanitize.ts';
+import { SpecificStatus } from '../../spec/status.ts';
 import { sqeCdw10, sqeCdw11 } from '../../wire/sqe.ts';
 import { Access, conflictOf } from '../access.ts';
 import type { CommandHandler } from './command-set.ts';
@@ -22,6 +23,7 @@ export const sanitize: CommandHandler = {
       if ((cdw10 & CDW10_EMVS) !== 0) return request.invalidField(41, 2);
     }
     const { subsystem } = controller;
+    if (subsystem.migration?.hasSuspended === true) return request.fail(SpecificStatus.ControllerSuspended, 0);
     // the operation itself decides while one runs or has failed
     if (subsystem.sanitizer.refusal !== undefined) return 0;
     for (const namespace of subsystem.allocatedNamespaces()) {

@@ -33,6 +33,8 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
   /** Commands that wait for buffers, oldest first. */
   readonly #parked: Request[] = [];
   #unparking = false;
+  /** Commands that came while the controller is suspended, oldest first: at most the queue's depth. */
+  readonly #held: Request[] = [];
 
   /**
    * Takes over `accepted` (of a server with `pauseOnConnect`).
@@ -103,11 +105,12 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     this.#writer.discard();
     // what waits for data or buffers never reaches the backend
     for (const request of this.#queuePair.requests) {
-      if (request.inUse && (request.transportState & (Slot.AwaitingData | Slot.Parked)) !== 0) {
+      if (request.inUse && (request.transportState & (Slot.AwaitingData | Slot.Parked | Slot.Held)) !== 0) {
         this.#queuePair.release(request);
       }
     }
     this.#parked.length = 0;
+    this.#held.length = 0;
     this.#queuePair.detached(this.#closeReason);
     this.#onClosed(this, this.#closeReason);
   }
@@ -183,6 +186,25 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     this.#queuePair.execute(request);
   }
 
+  hold(request: Request): void {
+    request.retain();
+    request.unfetched = true;
+    request.transportState = Slot.Held;
+    this.#held.push(request);
+  }
+
+  resume(drop: boolean): void {
+    for (const request of this.#held.splice(0)) {
+      request.unfetched = false;
+      request.transportState = 0;
+      if (drop || this.#link.state >= LinkState.Terminating) this.release(request);
+      else if (request.status !== 0) request.finish(request.status);
+      else if (request.direction === 1 && request.transferBytes > 0 && request.segmentCount === 0)
+        this.solicit(request);
+      else this.execute(request);
+    }
+  }
+
   /** Counts `bytes` of buffer for the request; if there are too many already, parks it until others are released. */
   #count(request: Request, bytes: number): boolean {
     if (!this.#hasRoom(request, bytes)) {
@@ -230,6 +252,12 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
   abort(request: Request): boolean {
     if ((request.transportState & Slot.Parked) !== 0) {
       this.#parked.splice(this.#parked.indexOf(request), 1);
+      request.transportState = 0;
+      request.finish(Status.CommandAbortRequested | DNR);
+      return true;
+    }
+    if ((request.transportState & Slot.Held) !== 0) {
+      this.#held.splice(this.#held.indexOf(request), 1);
       request.transportState = 0;
       request.finish(Status.CommandAbortRequested | DNR);
       return true;

@@ -39,8 +39,8 @@ export interface TcpCounters {
 
 export const LinkState = { WaitIcReq: 0, Live: 1, Terminating: 2, Closed: 3 } as const;
 
-/** Bits of `Request.transportState`. `R2tWaits`: its R2T is not yet formatted, so no data may come. */
-export const Slot = { AwaitingData: 1, Drain: 2, DigestError: 4, Parked: 8, R2tWaits: 16 } as const;
+/** Bits of `Request.transportState`. `R2tWaits`: its R2T is not yet formatted, so no data may come. `Held`: its controller is suspended. */
+export const Slot = { AwaitingData: 1, Drain: 2, DigestError: 4, Parked: 8, R2tWaits: 16, Held: 32 } as const;
 
 export class TargetLink {
   readonly options: TcpTargetOptions;

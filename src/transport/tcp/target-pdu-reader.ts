@@ -47,6 +47,8 @@ export interface TargetPduReaderOwner {
   icReq(view: DataView, base: number): void;
   /** The host owes the command's data: ask for it. */
   solicit(request: Request): void;
+  /** The command waits until its controller is resumed. */
+  hold(request: Request): void;
   /** The command is complete with its data. */
   execute(request: Request): void;
   /** Ends the connection with a C2HTermReq; `available` bytes of the offending PDU stand at `base`. */
@@ -278,7 +280,9 @@ export class TargetPduReader {
     request.status = status;
 
     if (capsuleBytes === 0) {
-      if (status !== 0) {
+      if (queuePair.holds(request)) {
+        this.#owner.hold(request);
+      } else if (status !== 0) {
         request.finish(status);
       } else if (request.direction === 1 && request.transferBytes > 0) {
         this.#owner.solicit(request);
@@ -296,14 +300,18 @@ export class TargetPduReader {
       if (status === 0 && digestBytes > 0 && crc32c(data) !== receiveView.getUint32(offset + capsuleBytes, true)) {
         status = Status.TransientTransportError;
       }
+      const holds = queuePair.holds(request);
       if (status !== 0) {
-        request.finish(status);
+        request.status = status;
+        if (holds) this.#owner.hold(request);
+        else request.finish(status);
         return;
       }
       request.segments[0] = data.length > request.transferBytes ? data.subarray(0, request.transferBytes) : data;
       request.segmentCount = 1;
       request.transient = true;
-      queuePair.execute(request);
+      if (holds) this.#owner.hold(request);
+      else queuePair.execute(request);
       assert(!request.inUse || !request.transient, 'A backend kept in-capsule data without retain()');
       return;
     }
@@ -316,6 +324,7 @@ export class TargetPduReader {
     this.#dataCrc = 0;
     this.#current = request;
     this.#currentIsCapsule = true;
+    request.unfetched = true;
     request.transportState |= Slot.AwaitingData;
     if (status === 0) request.hold(capsuleBytes);
     else request.transportState |= Slot.Drain;
@@ -426,13 +435,15 @@ export class TargetPduReader {
   #dataComplete(request: Request): void {
     const transportState = request.transportState;
     request.transportState = 0;
-    if ((transportState & Slot.Drain) !== 0) request.finish(request.status);
-    else if ((transportState & Slot.DigestError) !== 0) request.finish(Status.TransientTransportError);
-    else {
-      if (request.segments[0]!.length > request.transferBytes) {
-        request.segments[0] = request.segments[0]!.subarray(0, request.transferBytes);
-      }
-      this.#queuePair.execute(request);
+    request.unfetched = false;
+    if ((transportState & (Slot.Drain | Slot.DigestError)) === Slot.DigestError) {
+      request.status = Status.TransientTransportError;
     }
+    if (request.status === 0 && request.segments[0]!.length > request.transferBytes) {
+      request.segments[0] = request.segments[0]!.subarray(0, request.transferBytes);
+    }
+    if (this.#currentIsCapsule && this.#queuePair.holds(request)) this.#owner.hold(request);
+    else if (request.status !== 0) request.finish(request.status);
+    else this.#queuePair.execute(request);
   }
 }

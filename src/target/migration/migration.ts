@@ -1,0 +1,276 @@
+/**
+ * Host Managed Live Migration in one subsystem: which controllers manage, and for each other one its life (suspended, loaded, ...), the queue that
+ * logs its changes, and the state that is being received for it. Base 2.1 section 8.1.12; choices in docs/live-migration.md.
+ */
+import { LifecycleInput, LifecycleState, lifecycle } from '../../migration/lifecycle.ts';
+import { LogState } from '../../migration/user-data-log.ts';
+import { ControllerType } from '../../spec/identify.ts';
+import { CdqEvent } from '../../spec/migration.ts';
+import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
+import { assert } from '../../util/assert.ts';
+import type { Controller } from '../controller.ts';
+import type { Namespace } from '../namespace.ts';
+import type { Request } from '../request.ts';
+import type { Subsystem } from '../subsystem.ts';
+import { ChangedBlocks } from './changed-blocks.ts';
+import { QUEUE_SLOTS_MAX, ResidentQueue } from './resident-queue.ts';
+import type { StateStaging } from './state-staging.ts';
+
+/** Which controllers manage: those of a listed host, or at a listed port. @public */
+export interface MigrationOptions {
+  readonly managers: {
+    readonly hosts?: readonly string[] | undefined;
+    readonly ports?: readonly number[] | undefined;
+  };
+}
+
+/** MCUDMQ and MNSUDMQ. */
+export const QUEUES_OF_CONTROLLER_MAX = 16;
+export const QUEUES_OF_SUBSYSTEM_MAX = 32;
+
+type Input = (typeof LifecycleInput)[keyof typeof LifecycleInput];
+
+/** A Migratable Controller, as long as it is connected. */
+export interface Ward {
+  readonly controller: Controller;
+  /** `LifecycleState`. */
+  state: number;
+  /** Who suspended it. */
+  suspender: Controller | undefined;
+  /** Suspend commands that wait until it is quiet. */
+  waiting: Request[];
+  deletesQueue: boolean;
+  staging: StateStaging | undefined;
+}
+
+export class Migration {
+  readonly #subsystem: Subsystem;
+  readonly #hosts: ReadonlySet<string>;
+  readonly #ports: ReadonlySet<number>;
+  readonly #wards = new Map<Controller, Ward>();
+  readonly #queues = new Set<ResidentQueue>();
+
+  constructor(subsystem: Subsystem, { managers }: MigrationOptions) {
+    this.#subsystem = subsystem;
+    this.#hosts = new Set(managers.hosts);
+    this.#ports = new Set(managers.ports);
+  }
+
+  /** It is a Migration Management Controller (HMLMS). */
+  manages({ hostnqn, portId }: Controller): boolean {
+    return this.#hosts.has(hostnqn) || this.#ports.has(portId);
+  }
+
+  /** The Migratable Controller of that id, or undefined: unknown, or one that manages. */
+  ward(cntlid: number): Ward | undefined {
+    const controller = this.#subsystem.controller(cntlid);
+    if (controller === undefined || controller.kind !== ControllerType.Io || this.manages(controller)) return undefined;
+    let ward = this.#wards.get(controller);
+    if (ward === undefined) {
+      ward = {
+        controller,
+        state: LifecycleState.Running,
+        suspender: undefined,
+        waiting: [],
+        deletesQueue: false,
+        staging: undefined,
+      };
+      this.#wards.set(controller, ward);
+    }
+    return ward;
+  }
+
+  /** It is suspended, and quiet (CSUP). */
+  isSuspended(ward: Ward): boolean {
+    return ward.state !== LifecycleState.Running && ward.waiting.length === 0;
+  }
+
+  /** Sanitize is refused in all of the subsystem meanwhile. */
+  get hasSuspended(): boolean {
+    return [...this.#wards.values()].some((ward) => ward.state !== LifecycleState.Running);
+  }
+
+  /** @returns the status of the command that is `input` */
+  step(ward: Ward, input: Input): number {
+    const transition = lifecycle(ward.state, input);
+    assert(transition !== undefined, `No life has input ${input} in state ${ward.state}`);
+    ward.state = transition.next;
+    return transition.status === 0 ? 0 : transition.status | DNR;
+  }
+
+  // ---- suspend and resume --------------------------------------------------------------------------------------------------------
+
+  /** `request` is finished once the controller is quiet. @param deletesQueue DUDMQ */
+  suspend(request: Request, ward: Ward, deletesQueue: boolean): void {
+    const wasRunning = ward.state === LifecycleState.Running;
+    this.step(ward, LifecycleInput.Suspend);
+    ward.deletesQueue ||= deletesQueue;
+    ward.suspender = request.queuePair.controller!;
+    if (wasRunning || ward.waiting.length > 0) {
+      ward.waiting.push(request);
+      if (wasRunning) ward.controller.suspend(() => this.#suspended(ward));
+      return;
+    }
+    if (deletesQueue) this.#deleteQueueOf(ward);
+    request.finish(Status.Success);
+  }
+
+  #suspended(ward: Ward): void {
+    this.#queueOf(ward)?.log.suspend();
+    if (ward.deletesQueue) this.#deleteQueueOf(ward);
+    for (const request of ward.waiting.splice(0)) request.finish(Status.Success);
+  }
+
+  /** A notification, which hints at a suspension to come; DUDMQ counts even here. */
+  notify(ward: Ward, deletesQueue: boolean): number {
+    if (deletesQueue) this.#deleteQueueOf(ward);
+    return this.step(ward, LifecycleInput.Notify);
+  }
+
+  resume(ward: Ward): number {
+    const status = this.step(ward, LifecycleInput.Resume);
+    if (status === 0) this.#run(ward, false);
+    return status;
+  }
+
+  /** It runs again. @param wasReset by a reset of its own: it has ended its suspension itself */
+  #run(ward: Ward, wasReset: boolean): void {
+    ward.staging = undefined;
+    ward.suspender = undefined;
+    ward.deletesQueue = false;
+    for (const request of ward.waiting.splice(0)) request.finish(Status.CommandAbortRequested | DNR);
+    this.#queueOf(ward)?.log.resume();
+    if (!wasReset) ward.controller.resume();
+  }
+
+  // ---- queues --------------------------------------------------------------------------------------------------------------------
+
+  /** @param slots 2 and more @returns the queue, or a status */
+  createQueue(manager: Controller, ward: Ward, slots: number): ResidentQueue | number {
+    if (slots > QUEUE_SLOTS_MAX) return SpecificStatus.NotEnoughResources;
+    if (this.#queueOf(ward) !== undefined) return Status.InvalidField;
+    const own = [...this.#queues].filter((queue) => queue.manager === manager);
+    if (own.length >= QUEUES_OF_CONTROLLER_MAX || this.#queues.size >= QUEUES_OF_SUBSYSTEM_MAX) {
+      return SpecificStatus.NotEnoughResources;
+    }
+    let cdqid = 0;
+    while (own.some((queue) => queue.cdqid === cdqid)) cdqid++;
+    const queue = new ResidentQueue(cdqid, manager, ward.controller, slots);
+    this.#queues.add(queue);
+    ward.controller.changeLog = queue.log;
+    return queue;
+  }
+
+  queue(manager: Controller, cdqid: number): ResidentQueue | undefined {
+    for (const queue of this.#queues) if (queue.manager === manager && queue.cdqid === cdqid) return queue;
+    return undefined;
+  }
+
+  deleteQueue(queue: ResidentQueue): void {
+    this.#queues.delete(queue);
+    queue.log.state = LogState.Off;
+    if (queue.target.changeLog === queue.log) queue.target.changeLog = undefined;
+    queue.manager.asyncEvents.dropOneShot(CdqEvent.TailPointer, queue.cdqid);
+    queue.manager.asyncEvents.dropOneShot(CdqEvent.Full, queue.cdqid);
+    this.#trackingChanged();
+  }
+
+  #queueOf(ward: Ward): ResidentQueue | undefined {
+    for (const queue of this.#queues) if (queue.target === ward.controller) return queue;
+    return undefined;
+  }
+
+  #deleteQueueOf(ward: Ward): void {
+    const queue = this.#queueOf(ward);
+    if (queue !== undefined) this.deleteQueue(queue);
+  }
+
+  /** Track Send, Log User Data Changes. */
+  logUserData(queue: ResidentQueue, start: boolean): number {
+    const ward = this.#wards.get(queue.target);
+    if (ward === undefined) return SpecificStatus.InvalidControllerIdentifier | DNR;
+    const status = this.step(ward, LifecycleInput.TrackSend);
+    if (status !== 0) return status;
+    if (start) {
+      if (queue.log.logging) return SpecificStatus.InvalidControllerDataQueue | DNR;
+      if (!queue.log.start()) return SpecificStatus.ControllerDataQueueFull | DNR;
+    } else {
+      queue.log.stop();
+    }
+    queue.manager.asyncEvents.dropOneShot(CdqEvent.Full, queue.cdqid);
+    this.#trackingChanged();
+    return Status.Success;
+  }
+
+  /** Log page C8h of a queue. @param endBytes where the part ends that the host asked for */
+  queuePage(queue: ResidentQueue, endBytes: number): Uint8Array {
+    const ward = this.#wards.get(queue.target);
+    return queue.page(ward !== undefined && this.isSuspended(ward), endBytes);
+  }
+
+  // ---- changed blocks ------------------------------------------------------------------------------------------------------------
+
+  /** From here on its changes are followed, and nothing has changed yet. @returns a status */
+  startChanges(manager: Controller, namespace: Namespace): number {
+    if (namespace.changes !== undefined && namespace.changes.manager !== manager)
+      return Status.CommandSequenceError | DNR;
+    namespace.changes = new ChangedBlocks(manager, namespace);
+    this.#trackingChanged();
+    return Status.Success;
+  }
+
+  stopChanges(namespace: Namespace): void {
+    namespace.changes = undefined;
+    this.#trackingChanged();
+  }
+
+  /** What is followed has changed, or there is another namespace. */
+  #trackingChanged(): void {
+    const logs = [...this.#queues].filter(
+      ({ log }) => log.state === LogState.Logging || log.state === LogState.Suspended,
+    );
+    for (const namespace of this.#subsystem.allocatedNamespaces()) namespace.setTracked(logs.map(({ log }) => log));
+  }
+
+  namespaceAdded(): void {
+    this.#trackingChanged();
+  }
+
+  // ---- controllers come to an end ------------------------------------------------------------------------------------------------
+
+  /** Controller Level Reset. */
+  controllerReset(controller: Controller): void {
+    const ward = this.#wards.get(controller);
+    if (ward !== undefined && ward.state !== LifecycleState.Running) {
+      this.step(ward, LifecycleInput.Reset);
+      this.#run(ward, true);
+    }
+    this.#managerLeft(controller);
+  }
+
+  /** The association is over. */
+  controllerClosed(controller: Controller): void {
+    const ward = this.#wards.get(controller);
+    this.#wards.delete(controller);
+    for (const request of ward?.waiting.splice(0) ?? []) {
+      request.finish(SpecificStatus.InvalidControllerIdentifier | DNR);
+    }
+    this.#managerLeft(controller);
+  }
+
+  /** What a manager caused ends with it: suspensions, queues, tracking. */
+  #managerLeft(manager: Controller): void {
+    if (!this.manages(manager)) return;
+    for (const ward of this.#wards.values()) {
+      if (ward.suspender !== manager) continue;
+      this.step(ward, LifecycleInput.ManagerReset);
+      ward.staging = undefined;
+      if (ward.state === LifecycleState.Running) this.#run(ward, false);
+    }
+    for (const queue of [...this.#queues]) if (queue.manager === manager) this.deleteQueue(queue);
+    for (const namespace of this.#subsystem.allocatedNamespaces()) {
+      if (namespace.changes?.manager === manager) namespace.changes = undefined;
+    }
+    this.#trackingChanged();
+  }
+}
