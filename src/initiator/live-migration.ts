@@ -1,0 +1,352 @@
+/**
+ * Host Managed Live Migration, the host's side: the commands of a management controller, each checked as far as a host can. Base 2.1 section 8.1.12; which
+ * values the specification means where it contradicts itself: docs/live-migration.md.
+ */
+
+import { Feature } from '../spec/feature.ts';
+import { Cns } from '../spec/identify.ts';
+import {
+  CDQ_FEATURE_DATA_BYTES,
+  CdqSelect,
+  CdqType,
+  CHANGED_BLOCKS_FEATURE,
+  ChangedBlocksAction,
+  MIGRATION_EXTENSION_UUID,
+  MigrationLogPage,
+  MigrationReceiveSelect,
+  MigrationSendSelect,
+  SequenceIndicator,
+  SuspendType,
+  TrackSendSelect,
+} from '../spec/migration.ts';
+import { AdminOpcode } from '../spec/opcode.ts';
+import { ConfigError, NvmeofError } from '../util/error.ts';
+import {
+  CONTROLLER_STATE_HEADER_BYTES,
+  type ControllerStateFormats,
+  controllerStateBytes,
+  decodeControllerStateFormats,
+} from '../wire/cold/controller-state.ts';
+import {
+  type BlockRun,
+  type CdqFeature,
+  CHANGED_RUN_BYTES,
+  type ChangedBlocksHeader,
+  cdqFeatureCodec,
+  changedBlocksHeaderCodec,
+  decodeChangedRuns,
+  decodeResidentQueueLog,
+  MIGRATION_LOG_HEADER_BYTES,
+  type ResidentQueueLog,
+} from '../wire/cold/log-migration.ts';
+import {
+  decodeMemoryReport,
+  encodeTrackMemory,
+  type TrackedMemoryChanges,
+  type TrackedUnits,
+} from '../wire/cold/track-memory.ts';
+import { UDMQ_ENTRY_BYTES, UDMQ_ENTRY_DWORDS } from '../wire/udmq-entry.ts';
+import type { HostController } from './controller.ts';
+
+/** Which parts of a state are meant: 1-based indexes into Identify CNS 20h; 0 leaves a part out. @public */
+export interface StateSelection {
+  /** Version of the NVMe Controller State. */
+  readonly csvi: number;
+  /** Format of the vendor specific part. */
+  readonly csuuidi: number;
+}
+
+/** What Get Controller State gave. @public */
+export interface ReceivedState {
+  readonly bytes: Uint8Array;
+  /** The controller was suspended during every command that read it (CSUP): the state is of one moment. */
+  readonly suspended: boolean;
+}
+
+/** Changes of a namespace up to a moment, until `acknowledgeChanges`. @public */
+export interface ChangedBlocks {
+  readonly header: ChangedBlocksHeader;
+  readonly runs: readonly BlockRun[];
+}
+
+const UUID_BYTES = 16;
+const UUID_ENTRY_BYTES = 32;
+/** Bytes of one command where the controller names no limit. */
+const TRANSFER_BYTES_DEFAULT = 128 << 10;
+
+/** The commands of one management controller. The connection stays the caller's. @public */
+export class LiveMigration {
+  readonly controller: HostController;
+  #uuidIndex: number | undefined;
+
+  constructor(controller: HostController) {
+    this.controller = controller;
+  }
+
+  /** Identify CNS 20h. @throws NvmeStatusError Invalid Field from a controller that manages no migration */
+  async stateFormats(): Promise<ControllerStateFormats> {
+    const { data } = await this.controller.executeAdmin('Identify CNS 20h', {
+      opcode: AdminOpcode.Identify,
+      cdw10: Cns.ControllerStateFormats,
+      readBytes: 4096,
+    });
+    return decodeControllerStateFormats(data);
+  }
+
+  // ---- Controller Data Queues ----------------------------------------------------------------------------------------------------
+
+  /**
+   * A User Data Migration Queue that the controller keeps (vendor specific QT C0h).
+   * @param cntlid whose changes it will log
+   * @param slots 2 and more; one entry less can wait in it
+   * @returns its CDQID
+   */
+  async createQueue(cntlid: number, slots: number): Promise<number> {
+    await this.#extension();
+    const { result } = await this.controller.executeAdmin('Create Controller Data Queue', {
+      opcode: AdminOpcode.ControllerDataQueue,
+      cdw10: CdqSelect.Create | (CdqType.ResidentUserDataMigration << 16),
+      cdw11: cntlid << 16,
+      cdw12: slots * UDMQ_ENTRY_DWORDS,
+    });
+    return result & 0xffff;
+  }
+
+  async deleteQueue(cdqid: number): Promise<void> {
+    await this.controller.executeAdmin('Delete Controller Data Queue', {
+      opcode: AdminOpcode.ControllerDataQueue,
+      cdw10: CdqSelect.Delete,
+      cdw11: cdqid,
+    });
+  }
+
+  /** Track Send, Log User Data Changes. From its return on every change is logged. */
+  async trackUserData(cdqid: number, start: boolean): Promise<void> {
+    await this.controller.executeAdmin(`Track Send ${start ? 'start' : 'stop'}`, {
+      opcode: AdminOpcode.TrackSend,
+      cdw10: TrackSendSelect.LogUserData | (start ? 0x1_0000 : 0),
+      cdw11: cdqid,
+    });
+  }
+
+  /** Entries of a queue that the controller keeps; reading consumes nothing. @param entriesMax of one answer */
+  async readQueue(cdqid: number, entriesMax: number): Promise<ResidentQueueLog> {
+    const bytes = await this.controller.getLogPage({
+      lid: MigrationLogPage.ResidentQueue,
+      bytes: MIGRATION_LOG_HEADER_BYTES + entriesMax * UDMQ_ENTRY_BYTES,
+      lsi: cdqid,
+      nsid: 0,
+      uuidIndex: await this.#extension(),
+    });
+    return decodeResidentQueueLog(bytes);
+  }
+
+  /**
+   * Set Features 21h: consumes up to slot `head`, and arms the tail pointer trigger at `trigger`, or disarms it.
+   * After it returns, look at the queue once more before waiting for the event.
+   */
+  async consumeQueue(cdqid: number, head: number, trigger?: number): Promise<void> {
+    await this.controller.setFeature(Feature.ControllerDataQueue, {
+      cdw11: (cdqid | (trigger === undefined ? 0 : 0x8000_0000)) >>> 0,
+      cdw12: head,
+      cdw13: trigger ?? 0,
+    });
+  }
+
+  /** Get Features 21h. */
+  async queueState(cdqid: number): Promise<CdqFeature & { readonly triggerEnabled: boolean }> {
+    const { result, data } = await this.controller.getFeature(Feature.ControllerDataQueue, {
+      cdw11: cdqid,
+      readBytes: CDQ_FEATURE_DATA_BYTES,
+    });
+    return { ...cdqFeatureCodec.decode(data), triggerEnabled: result >>> 31 === 1 };
+  }
+
+  // ---- changed blocks (vendor specific) ------------------------------------------------------------------------------------------
+
+  /** Starts (anew: with nothing changed) or stops tracking the changed blocks of a namespace, whoever changes them. */
+  async trackChanges(nsid: number, start: boolean): Promise<void> {
+    await this.#changesFeature(nsid, start ? ChangedBlocksAction.Start : ChangedBlocksAction.Stop);
+  }
+
+  /** What was changed since the last snapshot that was acknowledged; the same again until then. */
+  async changedBlocks(nsid: number): Promise<ChangedBlocks> {
+    const uuidIndex = await this.#extension();
+    const lid = MigrationLogPage.ChangedBlocks;
+    const first = await this.controller.getLogPage({ lid, bytes: MIGRATION_LOG_HEADER_BYTES, nsid, uuidIndex });
+    const header = changedBlocksHeaderCodec.decode(first);
+    const bytes = Number(header.runs) * CHANGED_RUN_BYTES;
+    if (bytes === 0) return { header, runs: [] };
+    const offset = MIGRATION_LOG_HEADER_BYTES;
+    return {
+      header,
+      runs: decodeChangedRuns(await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex })),
+    };
+  }
+
+  /** The changes of `header` are known: the next snapshot has what came after it. */
+  async acknowledgeChanges(nsid: number, header: ChangedBlocksHeader): Promise<void> {
+    await this.#changesFeature(nsid, ChangedBlocksAction.Acknowledge, header.epoch);
+  }
+
+  async #changesFeature(nsid: number, action: number, epoch = 0n): Promise<void> {
+    await this.controller.executeAdmin('Set Features C9h', {
+      opcode: AdminOpcode.SetFeatures,
+      nsid,
+      cdw10: CHANGED_BLOCKS_FEATURE,
+      cdw11: action,
+      cdw12: Number(epoch & 0xffff_ffffn),
+      cdw13: Number(epoch >> 32n),
+      cdw14: await this.#extension(),
+    });
+  }
+
+  // ---- memory --------------------------------------------------------------------------------------------------------------------
+
+  /** Track Send, Track Memory Changes. @param rmrtg granularity 2^n x 4 KiB @param ranges in units of it */
+  async trackMemory(cntlid: number, rmrtg: number, ranges: readonly TrackedUnits[]): Promise<void> {
+    await this.controller.executeAdmin('Track Memory Changes start', {
+      opcode: AdminOpcode.TrackSend,
+      cdw10: TrackSendSelect.TrackMemory | 0x1_0000,
+      cdw11: cntlid,
+      data: encodeTrackMemory({ ver: 0, rmrtg, ranges }),
+    });
+  }
+
+  async stopTrackingMemory(cntlid: number): Promise<void> {
+    await this.controller.executeAdmin('Track Memory Changes stop', {
+      opcode: AdminOpcode.TrackSend,
+      cdw10: TrackSendSelect.TrackMemory,
+      cdw11: cntlid,
+    });
+  }
+
+  /**
+   * Track Receive: takes changes away from the controller. If the answer is lost, they are lost: take all memory for changed then.
+   * @param changesMax of one answer
+   */
+  async memoryChanges(cntlid: number, changesMax: number): Promise<TrackedMemoryChanges> {
+    const readBytes = 16 + changesMax * 16;
+    const { data } = await this.controller.executeAdmin('Track Receive', {
+      opcode: AdminOpcode.TrackReceive,
+      cdw11: cntlid,
+      cdw12: readBytes / 4 - 1,
+      readBytes,
+    });
+    return decodeMemoryReport(data);
+  }
+
+  // ---- suspend, resume, state ----------------------------------------------------------------------------------------------------
+
+  /**
+   * Returns when every command that the controller had fetched is complete.
+   * @param options.notification only a hint that a suspension is near
+   * @param options.deleteQueue DUDMQ: the end of the log is lost with the queue
+   */
+  async suspend(
+    cntlid: number,
+    options: { readonly notification?: boolean; readonly deleteQueue?: boolean } = {},
+  ): Promise<void> {
+    const stype = options.notification === true ? SuspendType.Notification : SuspendType.Suspend;
+    await this.controller.executeAdmin('Migration Send Suspend', {
+      opcode: AdminOpcode.MigrationSend,
+      cdw10: MigrationSendSelect.Suspend,
+      cdw11: (cntlid | (stype << 16) | (options.deleteQueue === true ? 0x8000_0000 : 0)) >>> 0,
+    });
+  }
+
+  async resume(cntlid: number): Promise<void> {
+    await this.controller.executeAdmin('Migration Send Resume', {
+      opcode: AdminOpcode.MigrationSend,
+      cdw10: MigrationSendSelect.Resume,
+      cdw11: cntlid,
+    });
+  }
+
+  /** Get Controller State, whole: its header first, then the rest in as many commands as it takes. */
+  async getState(cntlid: number, selection: StateSelection): Promise<ReceivedState> {
+    const head = await this.#receive(cntlid, selection, 0, CONTROLLER_STATE_HEADER_BYTES);
+    const bytes = new Uint8Array(controllerStateBytes(head.data));
+    bytes.set(head.data);
+    let { suspended } = head;
+    for (let offset = CONTROLLER_STATE_HEADER_BYTES; offset < bytes.length; ) {
+      const part = await this.#receive(cntlid, selection, offset, Math.min(this.#chunkBytes, bytes.length - offset));
+      bytes.set(part.data, offset);
+      suspended &&= part.suspended;
+      offset += part.data.length;
+    }
+    return { bytes, suspended };
+  }
+
+  async #receive(
+    cntlid: number,
+    { csvi, csuuidi }: StateSelection,
+    offset: number,
+    readBytes: number,
+  ): Promise<{ data: Uint8Array; suspended: boolean }> {
+    const { data, result } = await this.controller.executeAdmin('Migration Receive', {
+      opcode: AdminOpcode.MigrationReceive,
+      cdw10: MigrationReceiveSelect.GetControllerState | (csvi << 16),
+      cdw11: cntlid | (csuuidi << 16),
+      cdw12: offset,
+      cdw15: readBytes / 4 - 1,
+      readBytes,
+    });
+    if (data.length !== readBytes) {
+      throw new NvmeofError('NVMEOF_ERR_SHORT', `Migration Receive gave ${data.length} of ${readBytes} bytes`);
+    }
+    return { data, suspended: (result & 1) !== 0 };
+  }
+
+  /**
+   * Set Controller State: verified and applied when it returns. After a failure, send all of it again.
+   * @param selection indexes of THIS management controller's lists, which need not be those of the source
+   */
+  async setState(cntlid: number, bytes: Uint8Array, selection: StateSelection): Promise<void> {
+    if (bytes.length === 0 || bytes.length % 4 !== 0) {
+      throw new ConfigError(`Controller state of ${bytes.length} bytes: whole dwords are needed`);
+    }
+    for (let offset = 0; offset < bytes.length; ) {
+      const data = bytes.subarray(offset, offset + this.#chunkBytes);
+      const first = offset === 0;
+      const last = offset + data.length === bytes.length;
+      const { Only, First, Last, Middle } = SequenceIndicator;
+      const sequence = first ? (last ? Only : First) : last ? Last : Middle;
+      await this.controller.executeAdmin('Migration Send Set Controller State', {
+        opcode: AdminOpcode.MigrationSend,
+        cdw10: MigrationSendSelect.SetControllerState | (sequence << 16),
+        cdw11: (cntlid | (selection.csvi << 16) | (selection.csuuidi << 24)) >>> 0,
+        cdw12: offset,
+        cdw15: data.length / 4,
+        data,
+      });
+      offset += data.length;
+    }
+  }
+
+  get #chunkBytes(): number {
+    return Math.min(TRANSFER_BYTES_DEFAULT, this.controller.maxTransferBytes);
+  }
+
+  // ---- vendor extension ----------------------------------------------------------------------------------------------------------
+
+  /** The UUID index of the vendor commands. @throws NvmeofError NVMEOF_ERR_UNSUPPORTED if the controller does not have them */
+  async #extension(): Promise<number> {
+    if (this.#uuidIndex !== undefined) return this.#uuidIndex;
+    const { data } = await this.controller.executeAdmin('Identify CNS 17h', {
+      opcode: AdminOpcode.Identify,
+      cdw10: Cns.UuidList,
+      readBytes: 4096,
+    });
+    for (let i = 1; i < data.length / UUID_ENTRY_BYTES; i++) {
+      const uuid = data.subarray(i * UUID_ENTRY_BYTES + UUID_BYTES, (i + 1) * UUID_ENTRY_BYTES);
+      if (!uuid.every((byte, n) => byte === MIGRATION_EXTENSION_UUID[n])) continue;
+      this.#uuidIndex = i;
+      return i;
+    }
+    throw new NvmeofError(
+      'NVMEOF_ERR_UNSUPPORTED',
+      'The controller does not list the vendor extension for live migration over NVMe/TCP (Identify CNS 17h)',
+    );
+  }
+}
