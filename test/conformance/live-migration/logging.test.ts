@@ -1,4 +1,4 @@
-/** Live migration: queues, feature 21h, logged changes, changed blocks. Cases C01 to C24, F01 to F19, L01 to L28 of docs/live-migration.md. */
+/** Live migration: queues, feature 21h, logged changes, changed blocks. Cases of C01 to C24, F01 to F19, L01 to L28: which ones are missing, docs/live-migration.md says. */
 import { expect } from 'chai';
 import { type Entry, type Manager, managerOf, startManaged } from '../../support/manager.ts';
 import { pattern, type RawHost } from '../../support/raw-host.ts';
@@ -173,7 +173,7 @@ describe('conformance: live migration, queues and logging', () => {
     expect(await logged(), 'L13, L26').to.deep.equal([]);
   });
 
-  it('L14, L15: only what this controller changes', async () => {
+  it('L14: only what this controller changes', async () => {
     const cdqid = await start();
     await manager.drain(cdqid);
     const second = await t.association();
@@ -196,7 +196,7 @@ describe('conformance: live migration, queues and logging', () => {
     ]);
   });
 
-  it('L02 to L07, L21: start and stop', async () => {
+  it('L02, L03, L05 to L07, L21: start and stop', async () => {
     expect((await manager.track(5, 1)).code, 'L02').to.equal(0x137);
     const cdqid = await start();
     expect((await manager.track(cdqid, 1)).code, 'L03').to.equal(0x137);
