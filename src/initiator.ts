@@ -49,6 +49,12 @@ export {
 export type { PathPolicy } from './initiator/multipath/namespace-paths.ts';
 export type { MultipathPath } from './initiator/multipath/path.ts';
 export { HostNamespace } from './initiator/namespace.ts';
+export {
+  type CreateNamespaceOptions,
+  type FormatOptions,
+  NamespaceManagement,
+  type SanitizeOptions,
+} from './initiator/namespace-management.ts';
 export type { IoSubmitter, NamespaceOwner } from './initiator/namespace-owner.ts';
 export type { IoOptions } from './initiator/operation.ts';
 export type { HostOptions } from './initiator/options.ts';

@@ -16,6 +16,7 @@ import type { AsyncEvent } from './async-events.ts';
 import * as commands from './controller-commands.ts';
 import { IoDispatcher } from './io-dispatcher.ts';
 import type { HostNamespace } from './namespace.ts';
+import { NamespaceManagement } from './namespace-management.ts';
 import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
 import { NamespaceSet } from './namespace-set.ts';
 import { type HostOptions, type ResolvedHostOptions, resolveOptions } from './options.ts';
@@ -354,6 +355,9 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   }
 
   readonly #execute: commands.ExecuteAdmin = (what, command) => this.executeAdmin(what, command);
+
+  /** Creating, attaching, formatting and erasing namespaces. */
+  readonly management: NamespaceManagement = new NamespaceManagement(this.#execute);
 
   /** Any I/O command; the status is in the result. Never sent again. @throws TransportError if not live, or lost meanwhile */
   async ioPassthru(command: PassthruCommand): Promise<PassthruResult> {

@@ -3,6 +3,7 @@
 import type { Command } from 'commander';
 import { uuidFromBytes } from '../../fabrics/nqn.ts';
 import { identify } from '../../initiator/controller-commands.ts';
+import { NamespaceManagement } from '../../initiator/namespace-management.ts';
 import { Cns } from '../../spec/identify.ts';
 import type { IdentifyController } from '../../wire/cold/identify-controller.ts';
 import type { IdentifyNamespace } from '../../wire/cold/identify-namespace.ts';
@@ -145,15 +146,18 @@ export function registerIdNs(program: Command): void {
 }
 
 export function registerListNs(program: Command): void {
-  addAddress(program.command('list-ns').description('identifiers of the active namespaces')).action(
-    (uri: string | undefined, flags: AddressFlags) =>
+  addAddress(program.command('list-ns').description('identifiers of the active namespaces'))
+    .option('--all', 'of all allocated ones, attached or not')
+    .action((uri: string | undefined, flags: AddressFlags & { all?: boolean }) =>
       runVerb(async (signal) => {
         const { options } = resolveAddress('list-ns', uri, flags);
         const nsids = await withAdminHost({ ...options, ioQueues: 0 }, signal, (controller) =>
-          controller.activeNamespaces(),
+          flags.all === true
+            ? new NamespaceManagement((what, command) => controller.executeAdmin(what, command)).allocated()
+            : controller.activeNamespaces(),
         );
         if (flags.output === 'json') printJson({ nsid_list: nsids.map((nsid) => ({ nsid })) });
         else for (const [i, nsid] of nsids.entries()) printLine(`[${String(i).padStart(4)}]:${hex(nsid)}`);
       }),
-  );
+    );
 }

@@ -14,6 +14,7 @@ import { registerGetFeature, registerSetFeature } from './features.ts';
 import { registerIdCtrl, registerIdNs, registerListNs } from './identify.ts';
 import { registerDsm, registerFlush, registerRead, registerWrite, registerWriteZeroes } from './io.ts';
 import { registerEffectsLog, registerErrorLog, registerFwLog, registerGetLog, registerSmartLog } from './logs.ts';
+import { registerNamespaceVerbs } from './namespaces.ts';
 import { registerPassthru } from './passthru.ts';
 import {
   registerResvAcquire,
@@ -31,6 +32,7 @@ export function registerHostCommands(program: Command): void {
   registerIdCtrl(program);
   registerIdNs(program);
   registerListNs(program);
+  registerNamespaceVerbs(program);
   registerSmartLog(program);
   registerErrorLog(program);
   registerFwLog(program);
