@@ -171,12 +171,12 @@ describe('Linux host 6.12 on namespaces that change', function () {
     const output = await vm.run(
       `${where}
       ctrl=/dev/$(controllers_of $nqn)
-      dd if=/run/data of=$(namespace_of $nqn 2) bs=64k oflag=direct status=none
+      head -c 1048576 /dev/urandom | dd of=$(namespace_of $nqn 1) bs=64k iflag=fullblock oflag=direct status=none
       nvme sanitize $ctrl --sanact=start-block-erase
-      finished() { nvme sanitize-log $ctrl | grep -q 'Completed Successfully'; }
+      finished() { nvme sanitize-log $ctrl | grep -ci 'sstat.*0x101' > /dev/null; }
       wait_for 60 finished
       nvme sanitize-log $ctrl
-      dd if=$(namespace_of $nqn 2) bs=64k count=16 iflag=direct status=none | cmp - <(head -c 1048576 /dev/zero)`,
+      dd if=$(namespace_of $nqn 1) bs=64k count=16 iflag=direct status=none | cmp - <(head -c 1048576 /dev/zero)`,
       { timeoutMs: 120_000 },
     );
     expect(output).to.match(/SSTAT.*0x101/);
@@ -220,8 +220,9 @@ describe('Linux host 6.12 on namespaces that change', function () {
       nvme disconnect -n $nqn > /dev/null
       begin=$SECONDS
       nvme connect -t tcp -a $address -s $port -n $many -i 1 --keep-alive-tmo=60 > /dev/null
-      complete() { test "$(ls -d /sys/class/nvme-subsystem/*/nvme*n* 2> /dev/null | grep -cv c[0-9]*n)" = ${MANY}; }
-      wait_for 150 complete
+      disks() { ls /sys/class/block | grep -c '^nvme[0-9]*n[0-9]*$' || true; }
+      complete() { test "$(disks)" = ${MANY}; }
+      wait_for 150 complete || { echo "only $(disks)" >&2; false; }
       echo "connected after $((SECONDS - begin)) s"
       nvme list-ns /dev/$(controllers_of $many) | grep -c '\\[ *[0-9]*\\]'
       nvme disconnect -n $many > /dev/null`,
