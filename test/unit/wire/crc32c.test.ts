@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import { expect } from 'chai';
+import { nativeBinding } from '../../../src/native/load.ts';
 import { CRC32C_IMPLEMENTATION, crc32c, crc32cScript, crc32cView } from '../../../src/wire/crc32c.ts';
 import { CRC32C_VECTORS, HDGST_VECTORS } from '../../vectors/crc32c.ts';
 import { hex } from '../../vectors/layout.ts';
@@ -12,9 +13,12 @@ const IMPLEMENTATIONS: Record<string, Implementation> = {
   crc32cScript,
   crc32cView: (data, crc) => crc32cView(viewOf(data), 0, data.length, crc),
 };
-if (CRC32C_IMPLEMENTATION === 'native') {
-  const require = createRequire(import.meta.url);
-  IMPLEMENTATIONS.native = (require('@node-rs/crc32') as { crc32c: Implementation }).crc32c;
+const addon = nativeBinding()?.crc32c;
+if (addon !== undefined) IMPLEMENTATIONS.addon = (data, crc = 0) => addon(data, crc);
+try {
+  IMPLEMENTATIONS.library = (createRequire(import.meta.url)('@node-rs/crc32') as { crc32c: Implementation }).crc32c;
+} catch {
+  expect(CRC32C_IMPLEMENTATION).to.equal(addon === undefined ? 'script' : 'native');
 }
 
 for (const [name, implementation] of Object.entries(IMPLEMENTATIONS)) {
