@@ -179,6 +179,7 @@ export class Namespace {
 
   read(request: Request): void {
     this.countRead(request.lengthBytes);
+    request.answerBytes = request.lengthBytes;
     this.#read(request);
   }
 

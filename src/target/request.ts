@@ -54,6 +54,8 @@ export class Request implements NamespaceIo {
   fua = false;
   readonly segments: Uint8Array[] = [EMPTY];
   segmentCount = 0;
+  /** Bytes of the answer in `segments`: known without a look at the views, which are seldom in the cache. */
+  answerBytes = 0;
   /** Answer: 15-bit status, DW0, DW1. */
   status = 0;
   result0 = 0;
@@ -146,6 +148,7 @@ export class Request implements NamespaceIo {
   answer(data: Uint8Array): void {
     this.segments[0] = data.length > this.transferBytes ? data.subarray(0, this.transferBytes) : data;
     this.segmentCount = 1;
+    this.answerBytes = this.segments[0].length;
   }
 
   /** The command's data as one piece (control path; the transport put it there). */
@@ -231,6 +234,7 @@ export class Request implements NamespaceIo {
     this.continuation = undefined;
     this.direction = 0;
     this.transferBytes = 0;
+    this.answerBytes = 0;
     this.status = 0;
     this.result0 = 0;
     this.result1 = 0;

@@ -14,7 +14,7 @@ import { type GuestKernel, kernelRelease } from './support/paths.ts';
 import { freePorts } from './support/ports.ts';
 import { TargetProcess } from './support/product.ts';
 
-const discoveryNqn = 'nqn.2014-08.org.nvmexpress.discovery';
+const discoveryNqn = 'nqn.2026-01.test.nvmeferry:discovery';
 const memoryNqn = 'nqn.2026-01.test.nvmeferry:memory';
 const fileNqn = 'nqn.2026-01.test.nvmeferry:file';
 const lateNqn = 'nqn.2026-01.test.nvmeferry:late';
@@ -221,7 +221,8 @@ function targetConfig(port: number, discoveryPort: number, path: string): Target
   return {
     subsystems,
     ports: [{ portId: 1, address: '127.0.0.1', service: port, subsystems: subsystems.map(({ nqn }) => nqn) }],
-    discovery: { address: '127.0.0.1', service: discoveryPort },
+    // nvme-cli keeps its persistent connection by the NQN and address of the log
+    discovery: { address: '127.0.0.1', service: discoveryPort, nqn: discoveryNqn, advertise: machineAddress },
   };
 }
 

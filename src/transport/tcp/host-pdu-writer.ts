@@ -225,7 +225,7 @@ export class HostPduWriter {
       return;
     }
     batch.endRun();
-    batch.add(data);
+    batch.add(data, data.length);
     command.lentWrite = this.issuedWrite + 1;
     if (digest) batch.addDigest(1);
   }

@@ -180,8 +180,7 @@ export class TargetPduWriter {
     const view = batch.view;
     let success = false;
     if (sendData) {
-      let length = 0;
-      for (let i = 0; i < segmentCount; i++) length += request.segments[i]!.length;
+      const length = request.answerBytes;
       success = !queuePair.flowControl && request.result0 === 0 && request.result1 === 0;
       const pdo =
         this.#link.hostAlignBytes === 4
@@ -202,7 +201,7 @@ export class TargetPduWriter {
       if (headerDigest) view.setUint32(out + DATA_HLEN, crc32cView(view, out, DATA_HLEN), true);
       if (pdo > DATA_HLEN + digestBytes) batch.bytes.fill(0, out + DATA_HLEN + digestBytes, out + pdo);
       batch.endRun();
-      for (let i = 0; i < segmentCount; i++) batch.add(request.segments[i]!);
+      batch.addPieces(request.segments, segmentCount, length);
       if (dataDigest) batch.addDigest(segmentCount);
     }
     if (!success) {

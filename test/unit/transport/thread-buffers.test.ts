@@ -16,8 +16,8 @@ describe('Batch', () => {
     put('one-');
     put('two-');
     batch.endRun();
-    batch.add(Buffer.from('payload-'));
-    batch.add(Buffer.from('more-'));
+    batch.add(Buffer.from('payload-'), 8);
+    batch.add(Buffer.from('more-'), 5);
     put('three');
     batch.endRun();
     batch.endRun(); // nothing new
@@ -36,12 +36,12 @@ describe('Batch', () => {
     const third = pattern(20, 3);
     batch.reserve(24);
     batch.endRun();
-    batch.add(first);
-    batch.add(second);
+    batch.add(first, first.length);
+    batch.add(second, second.length);
     batch.addDigest(2);
     batch.reserve(24);
     batch.endRun();
-    batch.add(third);
+    batch.add(third, third.length);
     batch.addDigest(1);
     batch.endRun();
     first.fill(0x77); // changed while it waited: header and data must agree all the same
@@ -61,12 +61,12 @@ describe('Batch', () => {
     while (!buffers.isFull(192, 9)) {
       buffers.reserve(24);
       buffers.endRun();
-      for (let i = 0; i < 9; i++) buffers.add(Buffer.alloc(0));
+      for (let i = 0; i < 9; i++) buffers.add(Buffer.alloc(0), 0);
     }
     expect(buffers.bufferCount + 1).to.be.at.most(GATHER_MAX);
     const payload = new Batch();
     expect(payload.isFull(192, 1)).to.equal(false);
-    payload.add(new Uint8Array(1 << 20));
+    payload.add(new Uint8Array(256 << 10), 256 << 10);
     expect(payload.isFull(192, 1)).to.equal(true);
     payload.clear();
     expect(payload.isFull(192, 1)).to.equal(false);
