@@ -160,7 +160,10 @@ export class NvmeBackend implements BlockBackend {
 
   flush(io: BlockIo): void {
     const op = this.#take(io, Kind.Flush);
-    if (op !== undefined) this.#start(op);
+    if (op === undefined) return;
+    // a flush has no range: what its BlockIo says of one is an earlier command's
+    op.left = 0;
+    this.#start(op);
   }
 
   writeZeroes(io: BlockIo, mayDeallocate: boolean): void {

@@ -100,7 +100,10 @@ describe('Local SSDs behind our target, in a guest', function () {
     await vm.run(`kill -TERM $(cat /run/target.pid); wait_for 30 grep -q '"ended"' /run/target.out`);
   }
 
-  /** fio writes and verifies on the exported namespaces, then both sides are compared. */
+  /**
+   * fio writes and verifies on the exported namespaces, then both sides are compared. Overlapping commands are kept apart: QEMU stores blocks and their
+   * protection information one after the other, so that a read in between fails its check.
+   */
   const verifyAll = (nsids: readonly number[], device: (nsid: number) => string, seconds: number): Promise<string> =>
     vm.run(
       `for nsid in ${nsids.join(' ')}; do
@@ -108,9 +111,9 @@ describe('Local SSDs behind our target, in a guest', function () {
          disk=$(namespace_of ${nqn} $nsid)
          size=$(blockdev --getsize64 $disk)
          fio --name=v --filename=$disk --rw=randwrite --bsrange=4k-256k --ioengine=libaio --iodepth=16 --direct=1 \\
-           --verify=crc32c --do_verify=1 --size=4m --output-format=terse > /run/fio.out || { tail -3 /run/fio.out; exit 1; }
-         fio --name=m --filename=$disk --rw=randrw --bs=4k --ioengine=libaio --iodepth=32 --direct=1 --fsync=64 \\
-           --runtime=${seconds} --time_based --size=4m --output-format=terse > /run/fio.out || { tail -3 /run/fio.out; exit 1; }
+           --verify=crc32c --do_verify=1 --size=4m --output-format=terse > /run/fio.out || { tail -3 /run/fio.out | cut -c1-200; dmesg | tail -4; exit 1; }
+         fio --name=m --filename=$disk --rw=randrw --bs=4k --ioengine=libaio --iodepth=32 --direct=1 --fsync=64 --serialize_overlap=1 \\
+           --runtime=${seconds} --time_based --size=4m --output-format=terse > /run/fio.out || { tail -3 /run/fio.out | cut -c1-200; dmesg | tail -4; exit 1; }
          blockdev --flushbufs $disk
        done
        echo 3 > /proc/sys/vm/drop_caches

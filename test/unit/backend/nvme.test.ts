@@ -125,6 +125,13 @@ describe('NvmeBackend', () => {
     expect(cacheless.ssd.flushCount).to.equal(0);
   });
 
+  it('a flush is one Flush, whatever range its command slot had before', async () => {
+    const { backend, fake } = make(options);
+    expect(await submit(backend, 'flush', new TestBlockIo({ offset: 512, length: 4096 }))).to.equal(0);
+    expect(fake.operations.map(({ opcode }) => opcode)).to.deep.equal([IoOpcode.Flush]);
+    await backend.close();
+  });
+
   it('passes few segments as they are, many as one', async () => {
     const { backend, fake, ssd } = make(options);
     const pieces = [pattern(100, 1), pattern(412, 2)];
