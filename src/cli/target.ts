@@ -82,9 +82,11 @@ async function run(options: TargetOptions): Promise<void> {
   const service = await TargetService.start({ config, log });
   log.info({ crc32c: CRC32C_IMPLEMENTATION }, 'Target started');
   const served = ready(service);
-  say(options, served, readyText(served));
+  // whoever reads that it is ready may send a signal at once
   process.on('SIGHUP', () => void reload(service, options));
-  const signal = await endSignal();
+  const ended = endSignal();
+  say(options, served, readyText(served));
+  const signal = await ended;
   say(options, { event: 'draining', signal }, `${signal}: finishing what runs`);
   const cutOff = await service.close();
   say(
