@@ -68,10 +68,10 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
       ports: [{ portId: 1, address: '127.0.0.1', service: port, subsystems: ['*'] }],
       discovery: 'off',
     }));
-    vm = await GuestVm.start({ kernel: '6.12', cpus: 1 });
+    vm = await GuestVm.start({ kernel: '6.12', cpus: 1, kernelArgs: ['nvme_core.multipath=N'] });
     prelude = `address=${machineAddress} port=${port} nqn=${nqn} A=${hostA} B=${hostB}; ${functions}`;
     await vm.run(
-      `modprobe nvme-core multipath=N; modprobe nvme-tcp; ${prelude} connect_as $A > /run/a; connect_as $B > /run/b`,
+      `[ "$(cat /sys/module/nvme_core/parameters/multipath)" = N ]; modprobe nvme-tcp; ${prelude} connect_as $A > /run/a; connect_as $B > /run/b`,
       {
         timeoutMs: 120_000,
       },

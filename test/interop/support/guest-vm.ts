@@ -32,6 +32,8 @@ export interface GuestOptions {
   readonly hostForwards?: readonly HostForward[];
   /** Path in the guest -> its content, or the path of a file on this machine. */
   readonly files?: Readonly<Record<string, Uint8Array | string>>;
+  /** Further words of the kernel's command line: parameters of what is built in. */
+  readonly kernelArgs?: readonly string[];
   /** Further arguments for QEMU, such as an emulated SSD. */
   readonly qemuArgs?: readonly string[];
 }
@@ -219,6 +221,7 @@ function qemuArguments(options: GuestOptions, folder: string): string[] {
     'nokaslr mitigations=off audit=0 apparmor=0 cryptomgr.notests', // faster
     'tsc=reliable no_timer_check nmi_watchdog=0', // clocks are uneven under emulation
     'log_buf_len=4M random.trust_cpu=on rcupdate.rcu_expedited=1',
+    ...(options.kernelArgs ?? []),
   ].join(' ');
   return [
     ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', String(options.cpus ?? 1)],
