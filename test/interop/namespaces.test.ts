@@ -80,7 +80,7 @@ describe('Linux host 6.12 on namespaces that change', function () {
   const size = async (nsid: number): Promise<number> =>
     Number(
       await vm.run(
-        `${where} dev=$(namespace_of $nqn ${nsid} || true); if [ -b "$dev" ]; then blockdev --getsize64 $dev; else echo 0; fi`,
+        `${where} dev=$(namespace_of $nqn ${nsid} || true); blockdev --getsize64 "$dev" 2> /dev/null || echo 0`,
       ),
     );
   async function untilSize(nsid: number, bytes: number): Promise<void> {
