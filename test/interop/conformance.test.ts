@@ -139,6 +139,6 @@ ${connect} > /dev/null 2>&1 || exit 1
 wait_for 20 has_namespace ${nqn} 1 || exit 1
 device=$(namespace_of ${nqn} 1)
 ${use}`;
-  const { code } = await vm.exec(script, { timeoutMs: 90_000 });
+  const { code } = await vm.exec(script, { timeoutMs: 240_000 });
   return USER[code] ?? 'error';
 }
