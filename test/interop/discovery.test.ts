@@ -1,5 +1,6 @@
 /**
- * The discovery service under nvme-cli with a persistent connection. The guest reaches the target through address translation, so that what it connects to is what is advertised.
+ * The discovery service under nvme-cli with a persistent connection, and under the daemons of nvme-stas. The guest reaches the
+ * target through address translation, so that what it connects to is what is advertised.
  */
 import { expect } from 'chai';
 import type { SubsystemInput, TargetConfigInput } from '../../src/config/types.ts';
@@ -13,7 +14,7 @@ const firstNqn = 'nqn.2026-01.test.nvmeferry:first';
 const secondNqn = 'nqn.2026-01.test.nvmeferry:second';
 const manySubsystems = 300;
 
-describe('Discovery service: nvme-cli', function () {
+describe('Discovery service: nvme-cli and nvme-stas', function () {
   this.timeout(180_000);
 
   let vm: GuestVm;
@@ -54,7 +55,7 @@ describe('Discovery service: nvme-cli', function () {
 
   afterEach(async function () {
     if (this.currentTest?.state === 'failed') {
-      const said = await vm.exec('dmesg | tail -n 20; tail -n 30 /run/uevents 2> /dev/null');
+      const said = await vm.exec('dmesg | tail -n 20; tail -n 30 /run/uevents /run/sta?d.log 2> /dev/null');
       console.error(`The target said:\n${target.output.slice(-3000)}\nThe guest said:\n${said.stdout}`);
     }
   });
@@ -107,6 +108,41 @@ describe('Discovery service: nvme-cli', function () {
       jq -r '.records[] | select(.subtype == "nvme subsystem") | .subnqn' /run/log.json | sort -u | wc -l`);
     expect(Number(counted)).to.equal(manySubsystems);
     target.reload(config([firstNqn]));
+  });
+
+  it('nvme-stas keeps a connection to it, connects what it lists, and follows what comes and goes', async function () {
+    this.timeout(400_000);
+    const stas = `${where}
+      discovers() { [ "$(discovery_controller_nqn 2> /dev/null)" = $discovery_nqn ]; }
+      paths_of_first() { [ "$(controllers_of $first | wc -l)" = $1 ] && all_live $first; }`;
+    await vm.run(
+      `${stas} start_stas $address $discovery
+      wait_for 150 discovers
+      wait_for 60 has_namespace $first 1`,
+      { timeoutMs: 230_000 },
+    );
+    // a subsystem comes, then a second port for the first one, then both go
+    target.reload(config([firstNqn, secondNqn]));
+    await vm.run(`${stas} wait_for 50 has_namespace $second 1; paths_of_first 1`);
+    target.reload(config([firstNqn, secondNqn], [firstNqn]));
+    await vm.run(`${stas} wait_for 50 paths_of_first 2`);
+    target.reload(config([firstNqn]));
+    const left = await vm.run(
+      `${stas}
+      wait_for 50 no_controllers $second
+      wait_for 50 paths_of_first 1
+      cat /sys/class/nvme/$(controllers_of $first)/address
+      stacctl ls
+      discovers
+      stop_stas
+      nvme disconnect-all
+      wait_for 20 no_controllers $first`,
+      { timeoutMs: 150_000 },
+    );
+    const [port] = ports;
+    const endOfLine = left.indexOf('\n');
+    expect(left.slice(0, endOfLine)).to.include(`trsvcid=${port}`);
+    expect(left.slice(endOfLine)).to.include(firstNqn).and.not.include(secondNqn);
   });
 
   it('tshark agrees with every PDU', async () => {

@@ -130,3 +130,28 @@ discovery_controller() {
 }
 
 discovery_controller_nqn() { cat "/sys/class/nvme/$(discovery_controller)/subsysnqn"; }
+
+# start_stas ADDRESS PORT: nvme-stas' two daemons, following that Discovery controller. They say what they do in /run/sta?d.log.
+start_stas() {
+  mkdir -p /run/dbus /var/lib/dbus /etc/stas /run/stafd /run/stacd
+  cp /etc/machine-id /var/lib/dbus/
+  [ -e /run/dbus/system_bus_socket ] || dbus-daemon --system --fork
+  printf '[Host]\nnqn=file:///etc/nvme/hostnqn\nid=file:///etc/nvme/hostid\n' > /etc/stas/sys.conf
+  # where no multicast DNS daemon is; every other setting is the default
+  printf '[Service Discovery]\nzeroconf=disabled\n[Controllers]\ncontroller=transport=tcp;traddr=%s;trsvcid=%s\n' "$1" "$2" > /etc/stas/stafd.conf
+  local daemon
+  for daemon in stafd stacd; do
+    PYTHONUNBUFFERED=1 nohup "$daemon" -f "/etc/stas/$daemon.conf" > "/run/$daemon.log" 2>&1 &
+    echo $! > "/run/$daemon.pid"
+  done
+}
+
+stop_stas() {
+  local daemon
+  for daemon in stacd stafd; do
+    kill "$(cat "/run/$daemon.pid")"
+    wait_for 30 process_ended "$(cat "/run/$daemon.pid")"
+  done
+}
+
+process_ended() { [ ! -e "/proc/$1" ]; }
