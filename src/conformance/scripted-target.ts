@@ -353,6 +353,7 @@ export interface ControllerShape {
   readonly oaes?: number;
   readonly oncs?: number;
   readonly aerl?: number;
+  readonly cqt?: number;
   readonly ctratt?: number;
   readonly cntrltype?: number;
   readonly maxcmd?: number;
@@ -473,6 +474,7 @@ export class ScriptedController {
       bytes[111] = shape.cntrltype ?? 1;
       bytes[259] = shape.aerl ?? 3;
       bytes.writeUInt16LE(10, 320);
+      bytes.writeUInt16LE(shape.cqt ?? 0, 386);
       bytes.writeUInt16LE(shape.maxcmd ?? 1024, 514);
       bytes.writeUInt32LE(16, 516);
       bytes.writeUInt32LE(1, 536);

@@ -1,8 +1,9 @@
 /** Compare and Write as one promise: a fused pair, of which each half has its own status. Base 2.1 section 3.4.2. */
 import { MediaStatus, PathStatus, Status } from '../spec/status.ts';
 import type { CommandDone } from '../transport/tcp/host-command.ts';
-import { NvmeofError, TransportError } from '../util/error.ts';
+import { NvmeofError, OutcomeUnknownError, TransportError } from '../util/error.ts';
 import type { HostController } from './controller.ts';
+import { OUTCOME_UNKNOWN } from './multipath/outcome.ts';
 import type { Cancellable } from './namespace-owner.ts';
 
 const FUSE_FIRST = 1;
@@ -40,7 +41,7 @@ class FusedOperation implements Cancellable {
 }
 
 const isLost = (status: number): boolean =>
-  status === PathStatus.HostPathingError || status === PathStatus.AbortedByHost;
+  status === OUTCOME_UNKNOWN || status === PathStatus.HostPathingError || status === PathStatus.AbortedByHost;
 
 /**
  * @param what names the command in messages
@@ -101,6 +102,7 @@ function judge(
   if (operation.cancelled && !isLost(second)) throw signal?.reason;
   if (isLost(second) && (first === 0 || isLost(first))) {
     const cause = controller.ioError(what, second, 0);
+    if (cause instanceof OutcomeUnknownError) throw cause;
     throw new TransportError(
       cause?.code ?? 'NVMEOF_ERR_PATH',
       `${cause?.message ?? what}; whether it was written is not known: read the blocks`,

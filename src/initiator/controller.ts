@@ -5,7 +5,7 @@ import { AdminOpcode, Direction } from '../spec/opcode.ts';
 import { DNR, PathStatus } from '../spec/status.ts';
 import { NO_DATA } from '../transport/tcp/host-command.ts';
 import type { Timer } from '../util/clock.ts';
-import { ConfigError, NvmeofError, NvmeStatusError, TransportError } from '../util/error.ts';
+import { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
 import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import type { NamespaceIdentifiers } from '../wire/cold/lists.ts';
@@ -15,6 +15,7 @@ import { Association, type AssociationHooks } from './association.ts';
 import type { AsyncEvent } from './async-events.ts';
 import * as commands from './controller-commands.ts';
 import { IoDispatcher } from './io-dispatcher.ts';
+import { OUTCOME_UNKNOWN, quiesceDelayMs } from './multipath/outcome.ts';
 import type { HostNamespace } from './namespace.ts';
 import { NamespaceManagement } from './namespace-management.ts';
 import type { Cancellable, NamespaceOwner } from './namespace-owner.ts';
@@ -96,7 +97,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   private constructor(options: ResolvedHostOptions) {
     super();
     this.options = options;
-    this.io = new IoDispatcher(options.failFast);
+    this.io = new IoDispatcher(options.failFast, options.clock);
     this.#namespaces = new NamespaceSet(this);
     this.#reservationNotices = new ReservationNoticeReader(this, (notice) => this.emit('reservationNotice', notice));
     this.#hooks = {
@@ -179,7 +180,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
     }
     this.#stayAlive = setInterval(() => {}, STAY_ALIVE_MS);
     this.#setState('resetting');
-    this.io.detach(association.ioQueuePairs);
+    this.io.detach(association.ioQueuePairs, this.#quiesceMs(association, error));
     this.emit('lost', error);
     if (Number.isFinite(fastIoFailTimeoutMs)) {
       this.#fastFailTimer = clock.setTimer(() => this.io.failWaiting(), fastIoFailTimeoutMs);
@@ -189,6 +190,12 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
     // at once the first time, but not if the connection does not hold
     const held = clock.nowMs() - this.#liveSinceMs >= reconnectDelayMs;
     this.#retryTimer = clock.setTimer(() => this.#retry(), held ? 0 : reconnectDelayMs);
+  }
+
+  /** How long the controller may still execute what was sent on that association. */
+  #quiesceMs({ identify: { cqt, ctratt } }: Association, { code }: TransportError): number {
+    const { quiesceMs, katoMs } = this.options;
+    return quiesceMs ?? quiesceDelayMs(code, { cqt, ctratt, katoMs });
   }
 
   #retry(): void {
@@ -369,14 +376,15 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
       const done = (doneStatus: number, dw0: number): void => resolve([doneStatus, dw0]);
       this.io.submitRaw(buildSqe(command), direction, buffer, done, undefined, true, false);
     });
-    if (status === PathStatus.HostPathingError || status === PathStatus.AbortedByHost) {
-      throw commandError('I/O command', 'io', status, result, this.#lostError) ?? this.#notConnected('I/O command');
+    if (status === OUTCOME_UNKNOWN || status === PathStatus.HostPathingError || status === PathStatus.AbortedByHost) {
+      throw this.ioError('I/O command', status, result) ?? this.#notConnected('I/O command');
     }
     return { status, result, resultHigh: 0, data: reads ? buffer : NO_DATA };
   }
 
   /** What a failed I/O command means: for the promise calls of namespaces. */
   ioError(what: string, status: number, result: number): NvmeofError | undefined {
+    if (status === OUTCOME_UNKNOWN) return new OutcomeUnknownError(what, { cause: this.#lostError });
     return commandError(what, 'io', status, result, this.#lostError);
   }
 

@@ -5,8 +5,11 @@
 import { Direction, IoOpcode } from '../spec/opcode.ts';
 import { PathStatus } from '../spec/status.ts';
 import { type CommandDone, type HostCommand, NO_DATA } from '../transport/tcp/host-command.ts';
-import { SQE_BYTES } from '../wire/sqe.ts';
+import { type Clock, systemClock } from '../util/clock.ts';
+import { SQE_BYTES, sqeOpcode } from '../wire/sqe.ts';
 import { buildSqe } from './admin-queue.ts';
+import { HeldCommands } from './held-commands.ts';
+import { isHarmless, OUTCOME_UNKNOWN } from './multipath/outcome.ts';
 import type { Cancellable, IoSubmitter } from './namespace-owner.ts';
 import type { HostQueuePair } from './queue-pair.ts';
 
@@ -52,16 +55,19 @@ export class IoDispatcher implements IoSubmitter {
   #slotWaiter: SlotWaiter | undefined;
   /** Commands that were sent again after a loss, for statistics. */
   replayedCount = 0;
+  /** What changes blocks and was sent on an association that is lost. */
+  readonly #held: HeldCommands<WaitingIo>;
 
   /** @param failFast I/O is not kept over a loss */
-  constructor(failFast = false) {
+  constructor(failFast = false, clock: Clock = systemClock) {
     this.#alwaysFailFast = failFast;
     this.#failFast = failFast;
+    this.#held = new HeldCommands(clock, (ios) => this.#release(ios));
   }
 
-  /** Commands that wait for a slot or for the controller. */
+  /** Commands that wait for a slot, for the controller, or for the end of their first copy. */
   get waitingCount(): number {
-    return this.#waiting.length;
+    return this.#waiting.length + this.#held.count;
   }
 
   get connected(): boolean {
@@ -243,27 +249,45 @@ export class IoDispatcher implements IoSubmitter {
   /**
    * The connections are lost (and closed): what may be sent again waits, in front; what may not fails.
    * @param queuePairs of the lost association
+   * @param quiesceMs from now to when the controller can no longer execute what was sent; what changes blocks is not sent again before
    */
-  detach(queuePairs: readonly HostQueuePair[]): void {
+  detach(queuePairs: readonly HostQueuePair[], quiesceMs = 0): void {
     this.#queuePairs = [];
     const again: WaitingIo[] = [];
-    const keep = (command: HostCommand, sqes: DataView): boolean => {
-      const cancelled = (command.context as Partial<Cancellable> | undefined)?.cancelled === true;
-      if (!command.replayable || this.#failFast || cancelled) return false;
+    const held: WaitingIo[] = [];
+    const unknown: WaitingIo[] = [];
+    const keep = (command: HostCommand, queuePair: HostQueuePair): boolean => {
+      if (this.#failFast) return false;
+      const { sqes } = queuePair.connection;
       const sqe = new DataView(sqes.buffer.slice(command.sqeBase, command.sqeBase + SQE_BYTES));
       const { direction, buffer, shortAllowed, replayable, onDone, context } = command;
-      again.push({ sqe, direction, buffer, shortAllowed, replayable, onDone, context });
+      const io = { sqe, direction, buffer, shortAllowed, replayable, onDone, context };
+      const harmless = queuePair.endedUnsent || isHarmless(sqeOpcode(sqe, 0));
+      if (harmless && (!replayable || isCancelled(io))) return false;
+      (harmless || (replayable && quiesceMs === 0) ? again : replayable ? held : unknown).push(io);
       return true;
     };
-    for (const queuePair of queuePairs) queuePair.endActive((command) => keep(command, queuePair.connection.sqes));
+    for (const queuePair of queuePairs) queuePair.endActive((command) => keep(command, queuePair));
     this.replayedCount += again.length;
     this.#waiting = again.concat(this.#waiting);
+    this.#held.hold(held, quiesceMs);
+    for (const io of unknown) giveUp(io, OUTCOME_UNKNOWN);
+  }
+
+  /** Their first copies can no longer be executed. */
+  #release(ios: readonly WaitingIo[]): void {
+    const wanted = ios.filter((io) => !isCancelled(io));
+    this.replayedCount += wanted.length;
+    this.#waiting = wanted.concat(this.#waiting);
+    for (const io of ios) if (isCancelled(io)) giveUp(io, PathStatus.AbortedByHost);
+    this.#send();
   }
 
   /** Fails what waits, and from now on what is submitted while not connected. */
   failWaiting(status: number = PathStatus.HostPathingError): void {
     this.#failFast = true;
     for (const io of this.#waiting.splice(0)) giveUp(io, status);
+    for (const io of this.#held.take()) giveUp(io, OUTCOME_UNKNOWN);
   }
 
   /** Takes back what waits with this context. @returns commands that were taken back, without `onDone` */
@@ -286,6 +310,10 @@ export class IoDispatcher implements IoSubmitter {
 function submit(queuePair: HostQueuePair, io: WaitingIo): void {
   const { sqe, direction, buffer, onDone, context, shortAllowed, replayable } = io;
   queuePair.submitRaw(sqe, 0, direction, buffer, onDone, context, shortAllowed, replayable);
+}
+
+function isCancelled({ context }: WaitingIo): boolean {
+  return (context as Partial<Cancellable> | undefined)?.cancelled === true;
 }
 
 function giveUp(io: WaitingIo, status: number): void {

@@ -45,6 +45,12 @@ export interface HostOptions {
   /** From the loss of the connection to failing what waits for it; default `Infinity` (off). */
   readonly fastIoFailTimeoutMs?: number | undefined;
   /**
+   * From the loss of the connection to repeating what changes blocks and was under way. Default: what the specification has a host wait for,
+   * which is CQT (a second if the controller reports none) when the controller ended the connection, and keep alive time-out and CQT when it may
+   * not know. 0 repeats as soon as it is connected again, as the Linux host does: the first copy of a write may then come after a newer one.
+   */
+  readonly quiesceMs?: number | undefined;
+  /**
    * Give up as soon as a new Connect is refused with Do Not Retry, as the Linux host does. Default false: a target that is being set up again
    * refuses like one that never heard of us, so only `ctrlLossTimeoutMs` ends the attempts.
    */
@@ -85,6 +91,7 @@ export interface ResolvedHostOptions {
   readonly reconnectDelayMs: number;
   readonly ctrlLossTimeoutMs: number;
   readonly fastIoFailTimeoutMs: number;
+  readonly quiesceMs: number | undefined;
   readonly stopOnDnr: boolean;
   readonly failFast: boolean;
   readonly clock: Clock;
@@ -142,6 +149,7 @@ export function resolveOptions(options: HostOptions): ResolvedHostOptions {
     reconnectDelayMs: time('reconnectDelayMs', options.reconnectDelayMs, 10_000),
     ctrlLossTimeoutMs: time('ctrlLossTimeoutMs', options.ctrlLossTimeoutMs, 600_000),
     fastIoFailTimeoutMs: time('fastIoFailTimeoutMs', options.fastIoFailTimeoutMs, Number.POSITIVE_INFINITY),
+    quiesceMs: options.quiesceMs === undefined ? undefined : time('quiesceMs', options.quiesceMs, 0),
     stopOnDnr: options.stopOnDnr ?? false,
     failFast: options.failFast ?? false,
     clock: options.clock ?? systemClock,

@@ -21,7 +21,7 @@ async function use({ one, port, nqn }: HostPlace): Promise<UserResult> {
       headerDigest: digests,
       dataDigest: digests,
       disableSqFlow: digests,
-      connectTimeoutMs: 1000,
+      connectTimeoutMs: 5000, // ICResp byte by byte takes a while on a busy machine
       ctrlLossTimeoutMs: 0,
     });
   } catch (error) {

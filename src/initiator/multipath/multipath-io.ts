@@ -4,7 +4,6 @@
  * allocates nothing; what failed goes to `MultipathRecovery`, off this path.
  */
 import { NSID_ALL } from '../../spec/identify.ts';
-import { IoOpcode } from '../../spec/opcode.ts';
 import { DNR, PathStatus, Status } from '../../spec/status.ts';
 import { type CommandDone, NO_DATA } from '../../transport/tcp/host-command.ts';
 import { assert } from '../../util/assert.ts';
@@ -13,6 +12,7 @@ import type { SlotWaiter } from '../io-dispatcher.ts';
 import type { IoSubmitter } from '../namespace-owner.ts';
 import { CommandKind, MultipathCommand } from './command.ts';
 import type { NamespacePaths } from './namespace-paths.ts';
+import { isHarmless } from './outcome.ts';
 import type { MultipathPath } from './path.ts';
 
 /** What the data path hands over. */
@@ -135,14 +135,8 @@ export class MultipathIo implements IoSubmitter, SlotWaiter {
     replayable: boolean,
   ): void {
     const command = this.#take(CommandKind.Raw, onDone, context);
-    const opcode = sqeOpcode(sqe, 0);
     command.replayable = replayable;
-    command.harmless =
-      replayable &&
-      (opcode === IoOpcode.Read ||
-        opcode === IoOpcode.Compare ||
-        opcode === IoOpcode.Verify ||
-        opcode === IoOpcode.Flush);
+    command.harmless = replayable && isHarmless(sqeOpcode(sqe, 0));
     command.sqe = sqe;
     command.direction = direction;
     command.buffer = buffer;

@@ -1,8 +1,15 @@
 /** What becomes of a command that did not succeed: the rules of failover, retry and replay in one place. */
+import { IoOpcode } from '../../spec/opcode.ts';
 import { DNR, PathStatus, STATUS_CODE_MASK, Status } from '../../spec/status.ts';
 
 /** A status of the host's own, above the 15 bits of the wire: the command may have been executed or not, and must not be repeated. */
 export const OUTCOME_UNKNOWN = 0x1_0370;
+
+/** Executing it a second time, whenever that is, changes nothing. */
+export function isHarmless(opcode: number): boolean {
+  return HARMLESS.includes(opcode);
+}
+const HARMLESS: readonly number[] = [IoOpcode.Read, IoOpcode.Compare, IoOpcode.Verify, IoOpcode.Flush];
 
 /** Times a command is sent again after a status that allows it. */
 export const RETRIES_MAX = 5;

@@ -254,8 +254,8 @@ describe('initiator: fused pairs and losses', () => {
     held = [];
     peer.queue(1)[0]!.destroy();
     const error = await rejection(pair);
-    expect(error.code).to.equal('NVMEOF_ERR_PATH');
-    expect(error.message).to.match(/whether it was written is not known: read the blocks$/);
+    expect(error.code).to.equal('NVMEOF_ERR_OUTCOME_UNKNOWN');
+    expect(error.message).to.match(/whether it was executed is not known$/);
     await until(() => held.length === 1, 'the compare again');
     expect([held[0]!.opcode, held[0]!.sqe[1]! & 3]).to.deep.equal([5, 0]);
     peer.queue(1).at(-1)!.send(pdu.capsuleResp(held[0]!.cid));

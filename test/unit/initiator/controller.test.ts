@@ -486,7 +486,7 @@ describe('HostController', () => {
       await until(() => peer.seen.includes('Admin c0') && peer.seen.includes('Io d0'), 'both are sent');
       peer.queue(1)[0]!.destroy();
       expect((await admin).code).to.equal('NVMEOF_ERR_PATH');
-      expect((await io).code).to.equal('NVMEOF_ERR_PATH');
+      expect((await io).code).to.equal('NVMEOF_ERR_OUTCOME_UNKNOWN');
       expect((await rejection(controller!.adminPassthru({ opcode: 0xc0 }))).code).to.equal('NVMEOF_ERR_PATH');
       expect((await rejection(controller!.ioPassthru({ opcode: 0xd0 }))).code).to.equal('NVMEOF_ERR_PATH');
     });
@@ -670,16 +670,121 @@ describe('HostController', () => {
       };
       peer.queue(1)[0]!.destroy();
       await until(() => controller?.state === 'connecting', 'the loss is noticed');
-      await advance(clock, 100, 10);
+      await advance(clock, 1100, 10);
       await calls;
-      expect(again.map(({ opcode }) => opcode)).to.deep.equal(held.map(({ command }) => command.opcode));
+      // what changes nothing at once, the rest when the first copies cannot be executed any more
+      const order = [0, 2, 1, 3, 4].map((i) => held[i]!.command);
+      expect(again.map(({ opcode }) => opcode)).to.deep.equal(order.map(({ opcode }) => opcode));
       expect(again.map(({ sqe }) => sqe.subarray(4).toString('hex'))).to.deep.equal(
-        held.map(({ command }) => command.sqe.subarray(4).toString('hex')),
+        order.map(({ sqe }) => sqe.subarray(4).toString('hex')),
       );
-      expect(again[1]!.data.equals(data)).to.equal(true);
+      expect(again[2]!.data.equals(data)).to.equal(true);
       await settle(20);
       // nothing of the old association is left
       expect(target.connections.filter((connection) => !connection.ended).length).to.equal(2);
+    });
+
+    /** A read and a write are out, the association ends as `lose` says, and I/O is answered from then on. @returns opcodes that come then */
+    async function loseUnderIo(extra: Partial<HostOptions>, lose: () => void): Promise<[number[], Promise<unknown>]> {
+      const namespace = await (await connect({ reconnectDelayMs: 1000, ...extra })).namespace(1);
+      clock.advance(5000);
+      const held = holdIo();
+      const calls = Promise.all([namespace.read(0, 1), namespace.write(0, pattern(512))]);
+      await until(() => held.length === 2, 'both are sent');
+      const again: number[] = [];
+      peer.override = (command, _, qid) => {
+        if (qid !== 0 && command.opcode !== 0x7f) again.push(command.opcode);
+        return false;
+      };
+      lose();
+      await until(() => controller?.state === 'connecting', 'the loss is noticed');
+      return [again, calls];
+    }
+    const cut = (): void => peer.queue(1)[0]!.destroy();
+
+    it('a write waits for the end of its first copy: CQT, if the controller ended the connection', async () => {
+      peer.shape = { cqt: 3000 };
+      const [again, calls] = await loseUnderIo({}, cut);
+      await advance(clock, 2990, 10);
+      expect([controller?.state, again, controller?.io.waitingCount]).to.deep.equal(['live', [2], 1]);
+      await advance(clock, 20, 10);
+      await calls;
+      expect(again).to.deep.equal([2, 1]);
+      expect(controller?.io.replayedCount).to.equal(2);
+    });
+
+    it('keep alive time-out and CQT, if the controller may not know: twice the time-out where it counts traffic', async () => {
+      for (const [ctratt, afterMs] of [
+        [0, 5000],
+        [0x40, 9000],
+      ] as const) {
+        peer.shape = { cqt: 1000, ctratt };
+        const [again, calls] = await loseUnderIo({ katoMs: 4000 }, () => controller!.reset());
+        await advance(clock, afterMs - 10, 10);
+        expect(again, `CTRATT ${ctratt}`).to.deep.equal([2]);
+        await advance(clock, 20, 10);
+        await calls;
+        expect(again).to.deep.equal([2, 1]);
+        await controller!.close();
+      }
+    });
+
+    it('at once with quiesceMs 0', async () => {
+      const [again, calls] = await loseUnderIo({ quiesceMs: 0 }, cut);
+      await advance(clock, 20, 10);
+      await calls;
+      expect(again).to.deep.equal([2, 1]);
+    });
+
+    it('a write that waits longer for the connection than for the end of its first copy goes out with it', async () => {
+      const [again, calls] = await loseUnderIo({ reconnectDelayMs: 4000 }, cut);
+      const count = peer.override!;
+      peer.override = (command, connection, qid) => {
+        if (clock.nowMs() >= 7000) return count(command, connection, qid);
+        connection.destroy();
+        return true;
+      };
+      await advance(clock, 3900, 100);
+      expect([controller?.state, again, controller?.io.waitingCount]).to.deep.equal(['connecting', [], 2]);
+      await advance(clock, 3000, 100);
+      await calls;
+      expect([...again].sort()).to.deep.equal([1, 2]);
+    });
+
+    it('a write that is given up meanwhile may have been executed, a read or what was never sent may not', async () => {
+      const namespace = await (await connect({ reconnectDelayMs: 10_000, fastIoFailTimeoutMs: 500 })).namespace(1);
+      const held = holdIo();
+      const sent = rejection(namespace.write(0, pattern(512)));
+      const read = rejection(namespace.read(0, 1));
+      await until(() => held.length === 2, 'both are sent');
+      cut();
+      await until(() => controller?.state === 'connecting', 'the loss is noticed');
+      const unsent = rejection(namespace.write(8, pattern(512)));
+      await advance(clock, 600, 100);
+      expect((await sent).code).to.equal('NVMEOF_ERR_OUTCOME_UNKNOWN');
+      expect((await read).code).to.equal('NVMEOF_ERR_PATH');
+      expect((await unsent).code).to.equal('NVMEOF_ERR_PATH');
+    });
+
+    it('a cancelled write ends when its first copy can no longer be executed, without being repeated', async () => {
+      const namespace = await (await connect({ reconnectDelayMs: 1000 })).namespace(1);
+      clock.advance(5000);
+      const held = holdIo();
+      const abort = new AbortController();
+      let ended = false;
+      const writing = rejection(namespace.write(0, pattern(512), { signal: abort.signal })).then((error) => {
+        ended = true;
+        return error;
+      });
+      await until(() => held.length === 1, 'it is sent');
+      cut();
+      await until(() => controller?.state === 'connecting', 'the loss is noticed');
+      abort.abort(new Error('enough'));
+      await advance(clock, 900, 100);
+      expect([controller?.state, ended]).to.deep.equal(['live', false]);
+      await advance(clock, 200, 100);
+      expect((await writing).message).to.equal('enough');
+      expect(held.length).to.equal(1);
     });
 
     it('the loss of the admin connection ends the I/O connections too, and the other way round', async () => {
