@@ -55,7 +55,7 @@ function printSmart(where: string, nsid: number, log: SmartLog): void {
 }
 
 /** A verb that reads one log page: text, JSON or raw. */
-function addLogVerb(
+export function addLogVerb(
   program: Command,
   name: string,
   description: string,

@@ -12,6 +12,7 @@ import { registerConnect } from './connect.ts';
 import { registerDiscover, registerList, registerListSubsys } from './discover.ts';
 import { registerGetFeature, registerSetFeature } from './features.ts';
 import { registerIdCtrl, registerIdNs, registerListNs } from './identify.ts';
+import { registerCmdsetIndIdNs, registerNvmIdCtrl, registerNvmIdNs } from './identify-nvm.ts';
 import { registerDsm, registerFlush, registerRead, registerWrite, registerWriteZeroes } from './io.ts';
 import { registerEffectsLog, registerErrorLog, registerFwLog, registerGetLog, registerSmartLog } from './logs.ts';
 import { registerNamespaceVerbs } from './namespaces.ts';
@@ -23,6 +24,7 @@ import {
   registerResvRelease,
   registerResvReport,
 } from './reservation.ts';
+import { registerFidSupportEffectsLog, registerLbaStatusLog, registerSupportedLogPages } from './support-logs.ts';
 
 /** Adds the verbs of the host side: nvme-cli's names, options and output. */
 export function registerHostCommands(program: Command): void {
@@ -32,11 +34,17 @@ export function registerHostCommands(program: Command): void {
   registerIdCtrl(program);
   registerIdNs(program);
   registerListNs(program);
+  registerNvmIdCtrl(program);
+  registerNvmIdNs(program);
+  registerCmdsetIndIdNs(program);
   registerNamespaceVerbs(program);
   registerSmartLog(program);
   registerErrorLog(program);
   registerFwLog(program);
   registerEffectsLog(program);
+  registerSupportedLogPages(program);
+  registerFidSupportEffectsLog(program);
+  registerLbaStatusLog(program);
   registerAnaLog(program);
   registerGetLog(program);
   registerGetFeature(program);
