@@ -38,9 +38,17 @@ export interface ByteRun {
   readonly endBytes: number;
 }
 
-/** Of the device below, as its SMART log has it. @public */
+/** Of what is below, in the terms of the SMART log. @public */
 export interface BackendHealth {
+  /** Bits of CRITICAL WARNING. */
   readonly criticalWarning: number;
+  readonly mediaErrors: bigint;
+  /** What only a device of its own tells. */
+  readonly device?: DeviceHealth | undefined;
+}
+
+/** Of a device, as its SMART log has it. @public */
+export interface DeviceHealth {
   readonly temperatureKelvin: number;
   /** Percent, as the two that follow. */
   readonly availableSpare: number;
@@ -49,7 +57,6 @@ export interface BackendHealth {
   readonly powerCycles: bigint;
   readonly powerOnHours: bigint;
   readonly unsafeShutdowns: bigint;
-  readonly mediaErrors: bigint;
 }
 
 /** @public */
@@ -100,8 +107,10 @@ export interface BlockBackend {
   nextAllocated?(fromBytes: number, endBytes: number): ByteRun | undefined;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
   allocatedBytes?(): number | undefined;
-  /** What is known of the device's health now; undefined if nothing is. */
+  /** What is known of its health now; undefined if nothing is. */
   health?(): BackendHealth | undefined;
+  /** `listener` is called whenever `health` tells something else; the one owner of the backend listens. */
+  watchHealth?(listener: () => void): void;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */
   close(): Promise<void>;
 }

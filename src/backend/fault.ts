@@ -173,6 +173,9 @@ export class FaultBackend implements BlockBackend {
   health(): ReturnType<NonNullable<BlockBackend['health']>> {
     return this.#inner.health?.();
   }
+  watchHealth(listener: () => void): void {
+    this.#inner.watchHealth?.(listener);
+  }
   /** Operations held or delayed now. */
   get heldCount(): number {
     return this.#held.length + this.#delayed.size;

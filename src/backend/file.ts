@@ -8,7 +8,8 @@ import { promisify } from 'node:util';
 import { DNR, MediaStatus, Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
 import { NvmeofError } from '../util/error.ts';
-import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
+import type { BackendHealth, BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
+import { FileHealth } from './file-health.ts';
 import type { HolePunch } from './hole-punch.ts';
 
 export type Done = (error: NodeJS.ErrnoException | null, bytes: number) => void;
@@ -120,6 +121,7 @@ export class FileBackend implements BlockBackend {
   readonly #release: (() => Promise<void>) | undefined;
   readonly nextAllocated?: NonNullable<BlockBackend['nextAllocated']>;
   readonly setBlockSize: BlockBackend['setBlockSize'];
+  readonly #health = new FileHealth();
   readonly #free: FileOp[] = [];
   /** Operations taken and not finished, in whatever state. */
   #opCount = 0;
@@ -184,6 +186,14 @@ export class FileBackend implements BlockBackend {
   allocatedBytes(): number | undefined {
     if (this.#allocatedBytes !== undefined) return this.#allocatedBytes();
     return this.#closing === undefined ? fs.fstatSync(this.#fd).blocks * 512 : 0;
+  }
+
+  health(): BackendHealth {
+    return this.#health.now;
+  }
+
+  watchHealth(listener: () => void): void {
+    this.#health.watch(listener);
   }
 
   read(io: BlockIo): void {
@@ -257,6 +267,7 @@ export class FileBackend implements BlockBackend {
     op.iov.length = 0;
     if (this.#free.length < OPS_KEPT_MAX) this.#free.push(op);
     this.#opCount--;
+    if (status !== 0) this.#health.failed(status);
     io.complete(status);
     if (this.#opCount === 0) this.#onIdle?.();
   }

@@ -13,6 +13,7 @@ export class NvmeHealth {
   readonly #timer: NodeJS.Timeout;
   #last: BackendHealth | undefined;
   #reading: Promise<void> | undefined;
+  #listener: () => void = () => {};
 
   constructor(device: NvmeDevice) {
     this.#device = device;
@@ -23,6 +24,11 @@ export class NvmeHealth {
   /** Undefined if the device never told. */
   get last(): BackendHealth | undefined {
     return this.#last;
+  }
+
+  /** `listener` is called whenever it was read. */
+  watch(listener: () => void): void {
+    this.#listener = listener;
   }
 
   refresh(): Promise<void> {
@@ -37,10 +43,12 @@ export class NvmeHealth {
     const cdw10To15 = [LogPage.SmartHealth | 0x8000 | ((SMART_LOG_BYTES / 4 - 1) << 16)]; // RAE: events are the kernel's
     try {
       const answer = await this.#device.admin({ opcode: AdminOpcode.GetLogPage, nsid: NSID_ALL, cdw10To15, data });
-      if (answer.status === 0) this.#last = healthOf(smartLogCodec.decode(data));
+      if (answer.status !== 0) return;
+      this.#last = healthOf(smartLogCodec.decode(data));
     } catch {
-      // a device that is gone is noticed by its I/O
+      return; // a device that is gone is noticed by its I/O
     }
+    this.#listener();
   }
 
   /** Resolves when no command is under way. */
@@ -53,13 +61,15 @@ export class NvmeHealth {
 export function healthOf(log: SmartLog): BackendHealth {
   return {
     criticalWarning: log.criticalWarning,
-    temperatureKelvin: log.temperature,
-    availableSpare: log.availSpare,
-    availableSpareThreshold: log.spareThresh,
-    percentageUsed: log.percentUsed,
-    powerCycles: log.powerCycles,
-    powerOnHours: log.powerOnHours,
-    unsafeShutdowns: log.unsafeShutdowns,
     mediaErrors: log.mediaErrors,
+    device: {
+      temperatureKelvin: log.temperature,
+      availableSpare: log.availSpare,
+      availableSpareThreshold: log.spareThresh,
+      percentageUsed: log.percentUsed,
+      powerCycles: log.powerCycles,
+      powerOnHours: log.powerOnHours,
+      unsafeShutdowns: log.unsafeShutdowns,
+    },
   };
 }

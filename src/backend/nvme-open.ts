@@ -103,7 +103,7 @@ async function serve(
   const health = new NvmeHealth(device);
   await health.refresh();
   const backend = new NvmeBackend({
-    health: () => health.last,
+    health,
     engine: device.engine,
     fd: device.fd,
     path,

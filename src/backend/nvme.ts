@@ -12,6 +12,7 @@ import { BufferPool } from '../util/buffer-pool.ts';
 import { NvmeofError } from '../util/error.ts';
 import type { BackendHealth, BlockBackend, BlockIo } from './block-backend.ts';
 import { Metadata, type NvmeGeometry } from './nvme-geometry.ts';
+import type { NvmeHealth } from './nvme-health.ts';
 
 export interface NvmeBackendOptions {
   readonly engine: IoEngine;
@@ -27,7 +28,7 @@ export interface NvmeBackendOptions {
   readonly onGone?: (() => void) | undefined;
   /** Asks the device for its size. */
   readonly identify: () => Promise<NvmeGeometry>;
-  readonly health?: (() => BackendHealth | undefined) | undefined;
+  readonly health?: Pick<NvmeHealth, 'last' | 'watch'> | undefined;
   /** Closes everything, after the last command. */
   readonly release: () => Promise<void>;
 }
@@ -137,7 +138,11 @@ export class NvmeBackend implements BlockBackend {
   }
 
   health(): BackendHealth | undefined {
-    return this.#options.health?.();
+    return this.#options.health?.last;
+  }
+
+  watchHealth(listener: () => void): void {
+    this.#options.health?.watch(listener);
   }
 
   read(io: BlockIo): void {

@@ -27,6 +27,16 @@ export const AsyncEventType = {
   IoCommandSet: 6,
   Vendor: 7,
 } as const;
+/** Bits of CRITICAL WARNING (log page 02h), and the lowest byte of feature 0Bh, which makes each an event. */
+export const CriticalWarning = {
+  Spare: 0x01,
+  Temperature: 0x02,
+  Reliability: 0x04,
+  ReadOnly: 0x08,
+  VolatileBackup: 0x10,
+  PersistentMemory: 0x20,
+} as const;
+
 /** Information of SMART / health events. */
 export const AsyncSmart = { Reliability: 0x00, TemperatureThreshold: 0x01, SpareBelowThreshold: 0x02 } as const;
 export const AsyncNotice = {

@@ -24,7 +24,7 @@ export class AsyncEvents {
   #frozen = false;
   readonly #requests: Request[] = [];
   readonly #pending: AsyncEvent[] = [];
-  /** Event types reported whose log page was not read since: lid that clears each. */
+  /** Event types reported whose log page was not read since, and which page that is: no other event of the type is sent meanwhile. */
   readonly #masked = new Map<number, number>();
 
   /** An AER arrived. @returns false if there are too many */
@@ -92,7 +92,7 @@ export class AsyncEvents {
 
   /** The host read a log page with RAE 0: what was reported of it is clear, what waited for it is void. */
   logRead(lid: number): void {
-    for (const [key, maskedLid] of this.#masked) if (maskedLid === lid) this.#masked.delete(key);
+    for (const [type, maskedLid] of this.#masked) if (maskedLid === lid) this.#masked.delete(type);
     for (let i = this.#pending.length - 1; i >= 0; i--) if (this.#pending[i]!.lid === lid) this.#pending.splice(i, 1);
     this.#deliver();
   }
@@ -101,13 +101,12 @@ export class AsyncEvents {
     if (this.#frozen) return;
     for (let i = 0; i < this.#pending.length && this.#requests.length > 0; ) {
       const event = this.#pending[i]!;
-      const key = event.type | (event.info << 8);
-      if (this.#masked.has(key)) {
+      if (this.#masked.has(event.type)) {
         i++;
         continue;
       }
       this.#pending.splice(i, 1);
-      if (event.type !== AsyncEventType.OneShot) this.#masked.set(key, event.lid);
+      if (event.type !== AsyncEventType.OneShot) this.#masked.set(event.type, event.lid);
       const request = this.#requests.shift()!;
       request.result0 = event.type | (event.info << 8) | (event.lid << 16);
       request.result1 = event.result1 ?? 0;

@@ -12,6 +12,7 @@ import type { Clock, Timer } from '../util/clock.ts';
 import { accessOf } from './access.ts';
 import { AnaChangeCounts } from './ana-group.ts';
 import { AsyncEvents } from './async-events.ts';
+import { reportWarnings } from './device-health.ts';
 import { ErrorLog } from './error-log.ts';
 import { HOST_BEHAVIOR_DEFAULT, type HostBehaviorSettings } from './host-behavior.ts';
 import type { Namespace } from './namespace.ts';
@@ -87,6 +88,8 @@ export class Controller {
   readonly startedMs: number;
   /** Feature 16h. */
   hostBehavior: HostBehaviorSettings = HOST_BEHAVIOR_DEFAULT;
+  /** Critical warnings that the host was told of. */
+  #warningsTold = 0;
   /** Log page 0Eh while it stands still. */
   lbaStatusLog: Uint8Array | undefined = undefined;
   /** Feature 05h, DULBE: namespaces of which reading a deallocated block is an error. */
@@ -207,6 +210,7 @@ export class Controller {
     this.#dropAsyncEvents();
     this.#enableDefaultEvents();
     this.features.clear();
+    this.#warningsTold = 0;
     this.#resetIoFeatures();
     this.ioQueuesMax = this.subsystem.ioQueuesMax;
     this.#changedNamespaces.clear();
@@ -468,6 +472,11 @@ export class Controller {
   /** The ANA state of some of its namespaces is another: the host is told through log page 0Ch. */
   anaChanged(): void {
     this.asyncEvents.notice(AsyncNotice.AnaChange, LogPage.Ana, AsyncEventBit.AnaChange);
+  }
+
+  /** What is below tells something else of its health, or the host has other thresholds, or wants other events. */
+  healthChanged(): void {
+    if (this.kind === ControllerType.Io) this.#warningsTold = reportWarnings(this, this.#warningsTold);
   }
 
   discoveryChanged(): void {

@@ -257,10 +257,15 @@ export class Subsystem {
     const namespace = new Namespace(options, uuid, reservations, this.#uncorrectableKeeper(options.backend, uuid));
     namespace.writeProtection = savedProtection(this.state, namespace);
     this.namespaces[nsid] = namespace;
+    options.backend.watchHealth?.(() => this.#healthChanged());
     this.migration?.namespaceAdded();
     this.#changed(namespace);
     this.#anaListChanged(namespace.anagrpid);
     return namespace;
+  }
+
+  #healthChanged(): void {
+    for (const controller of this.#controllers.values()) controller.healthChanged();
   }
 
   /** Takes the namespace out; commands that it has already run to their end. @param issuer does so by its own command: it needs no event @returns its backend, for the caller to close */

@@ -7,6 +7,7 @@ import { Direction } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { sqeCdw10, sqeCdw11, sqeNsid } from '../../wire/sqe.ts';
 import { type Controller, KATO_MS_MAX, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
+import { OVER_TEMPERATURE_KELVIN, UNDER_TEMPERATURE_KEY } from '../device-health.ts';
 import type { Request } from '../request.ts';
 import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
@@ -45,7 +46,6 @@ export interface FeatureEntry {
 const KATO_GRANULARITY_MS = KEEP_ALIVE_GRANULARITY_100MS * 100;
 const HOST_ID_BYTES = 16;
 const TIMESTAMP_BYTES = 8;
-const COMPOSITE_TEMPERATURE_KELVIN_DEFAULT = 0x157;
 const IO_ASYNC_EVENTS =
   0xff | AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange | AsyncEventBit.AllocatedNamespaceAttribute;
 
@@ -71,20 +71,18 @@ const temperatureThreshold: FeatureEntry = {
   fid: Feature.TemperatureThreshold,
   onDiscovery: false,
   dataBytes: 0,
-  initial: COMPOSITE_TEMPERATURE_KELVIN_DEFAULT,
+  initial: OVER_TEMPERATURE_KELVIN,
   get(controller, request): number {
-    const under = thresholdSelect(request) === 1;
-    return (
-      controller.features.get(Feature.TemperatureThreshold | (under ? 0x100 : 0)) ??
-      (under ? 0 : COMPOSITE_TEMPERATURE_KELVIN_DEFAULT)
-    );
+    if (thresholdSelect(request) === 1) return controller.features.get(UNDER_TEMPERATURE_KEY) ?? 0;
+    return controller.features.get(Feature.TemperatureThreshold) ?? OVER_TEMPERATURE_KELVIN;
   },
   set(controller, request): number {
     const sensor = (sqeCdw11(request.sqe, request.sqeBase) >>> 16) & 0xf;
     const select = thresholdSelect(request);
     if ((sensor !== 0 && sensor !== 0xf) || select > 1) return request.invalidField(46);
     const kelvin = sqeCdw11(request.sqe, request.sqeBase) & 0xffff;
-    controller.features.set(Feature.TemperatureThreshold | (select === 1 ? 0x100 : 0), kelvin);
+    controller.features.set(select === 1 ? UNDER_TEMPERATURE_KEY : Feature.TemperatureThreshold, kelvin);
+    controller.healthChanged();
     return 0;
   },
 };
@@ -134,6 +132,7 @@ const asyncEventConfiguration: FeatureEntry = {
     const allowed = controller.subsystem.isDiscovery ? AsyncEventBit.DiscoveryChange : IO_ASYNC_EVENTS;
     if ((value & ~allowed) !== 0) return request.invalidField(44);
     controller.asyncEvents.configuration = value;
+    controller.healthChanged();
     return 0;
   },
 };

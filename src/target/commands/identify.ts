@@ -23,6 +23,7 @@ import { hidesCapacity } from '../ana-access.ts';
 import { ANA_GROUPS_MAX, ANACAP } from '../ana-group.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
+import { OVER_TEMPERATURE_KELVIN } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
 import { QUEUES_OF_CONTROLLER_MAX, QUEUES_OF_SUBSYSTEM_MAX } from '../migration/migration.ts';
 import { LBA_FORMAT_SIZES, type Namespace } from '../namespace.ts';
@@ -98,8 +99,7 @@ const DLFEAT_READS_ZERO = 0x01;
 const DLFEAT_WRITE_ZEROES_DEAC = 0x08;
 const NSATTR_WRITE_PROTECTED = 0x01;
 const NSTAT_READY = 0x01;
-/** Composite temperature thresholds, K: 70 and 80 degrees Celsius. */
-const WCTEMP_KELVIN = 343;
+/** Critical composite temperature, K: 80 degrees Celsius. */
 const CCTEMP_KELVIN = 353;
 
 /** Of a Migration Management Controller: it tracks user data; host memory it does not reach. */
@@ -190,7 +190,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     sanicap: sanitizer.isOffered ? SANICAP : 0,
     unvmcap: BigInt(manager.unallocatedBytes),
     frmw: 0x03, // one slot, read only
-    wctemp: WCTEMP_KELVIN,
+    wctemp: OVER_TEMPERATURE_KELVIN,
     cctemp: CCTEMP_KELVIN,
     tnvmcap: capacity,
     sqes: ENTRY_SIZES_64,

@@ -1,6 +1,5 @@
 /** Get Log Page, as one table of what is served. Base 2.1 section 5.1.12. */
 
-import type { BackendHealth } from '../../backend/block-backend.ts';
 import { NSID_ALL } from '../../spec/identify.ts';
 import { LogPage } from '../../spec/log-page.ts';
 import { MigrationLogPage } from '../../spec/migration.ts';
@@ -17,7 +16,7 @@ import { smartLogCodec } from '../../wire/cold/log-smart.ts';
 import { supportedLogPagesCodec } from '../../wire/cold/log-supported.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw14, sqeNsid } from '../../wire/sqe.ts';
 import type { Controller } from '../controller.ts';
-import { deviceHealthFields } from '../device-health.ts';
+import { healthFields } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
 import type { Request } from '../request.ts';
 import { type CommandHandler, opcodesOf } from './command-set.ts';
@@ -43,8 +42,6 @@ interface LogEntry {
   clear?(controller: Controller): void;
 }
 
-/** Composite temperature that a program has: 30 degrees Celsius. */
-const TEMPERATURE_KELVIN = 303;
 const DATA_UNIT_BYTES = 512_000;
 const CSUPP = 0x1;
 const LBCC = 0x2;
@@ -98,18 +95,14 @@ function smartHealth(request: Request, controller: Controller): Uint8Array | num
   let writtenBytes = 0;
   let readCommands = 0;
   let writeCommands = 0;
-  const devices: BackendHealth[] = [];
   for (const namespace of controller.subsystem.allocatedNamespaces()) {
     readBytes += namespace.readBytes;
     writtenBytes += namespace.writtenBytes;
     readCommands += namespace.readCommands;
     writeCommands += namespace.writeCommands;
-    const health = namespace.backend.health?.();
-    if (health !== undefined) devices.push(health);
   }
   const hours = Math.floor((controller.nowMs() - controller.subsystem.startedMs) / 3_600_000);
   return smartLogCodec.encode({
-    temperature: TEMPERATURE_KELVIN,
     availSpare: 100,
     spareThresh: 10,
     dataUnitsRead: BigInt(Math.ceil(readBytes / DATA_UNIT_BYTES)),
@@ -119,7 +112,7 @@ function smartHealth(request: Request, controller: Controller): Uint8Array | num
     powerCycles: 1n,
     powerOnHours: BigInt(Math.max(0, hours)),
     numErrLogEntries: BigInt(controller.errorLog.count),
-    ...deviceHealthFields(devices),
+    ...healthFields(controller),
   });
 }
 

@@ -22,21 +22,40 @@ describe('AsyncEvents', () => {
     expect([first.answers, second.answers]).to.deep.equal([[0x0004_0002], []]);
   });
 
-  it('masks an event until its log page is read; another event passes', () => {
+  it('masks its type until the log page of the event is read; other types pass', () => {
     const events = new AsyncEvents();
     events.configuration = BIT | 0x800;
-    const requests = [aer(), aer(), aer()];
+    const requests = [aer(), aer(), aer(), aer()];
     for (const request of requests) events.add(request);
     events.notice(0, 4, BIT);
     events.notice(0, 4, BIT);
     events.notice(3, 0x0c, 0x800);
-    expect(requests.map((request) => request.answers)).to.deep.equal([[0x0004_0002], [0x000c_0302], []]);
-    events.logRead(0x0c);
-    expect(requests[2]!.answers, 'only its own page clears it').to.deep.equal([]);
+    events.report(6, 1, 0x81);
+    const answers = (): number[][] => requests.map((request) => request.answers);
+    expect(answers()).to.deep.equal([[0x0004_0002], [0x0081_0106], [], []]);
+    events.logRead(0x81);
+    expect(answers()[2], 'only its own page clears it').to.deep.equal([]);
     events.logRead(4);
-    expect(requests[2]!.answers, 'reading the page voids what waited for it').to.deep.equal([]);
+    expect(answers().slice(2), 'what waited is reported, but not what the page told').to.deep.equal([
+      [0x000c_0302],
+      [],
+    ]);
     events.notice(0, 4, BIT);
-    expect(requests[2]!.answers).to.deep.equal([0x0004_0002]);
+    expect(answers()[3], 'and masks the type in its turn').to.deep.equal([]);
+    events.logRead(0x0c);
+    expect(answers()[3]).to.deep.equal([0x0004_0002]);
+  });
+
+  it('what waits behind the mask is void once its own page was read', () => {
+    const events = new AsyncEvents();
+    events.configuration = BIT | 0x800;
+    const requests = [aer(), aer()];
+    for (const request of requests) events.add(request);
+    events.notice(0, 4, BIT);
+    events.notice(3, 0x0c, 0x800);
+    events.logRead(0x0c);
+    events.logRead(4);
+    expect(requests[1]!.answers).to.deep.equal([]);
   });
 
   it('holds at most its limit of AERs, and gives one back', () => {
