@@ -54,9 +54,10 @@ function* queuePairs(subsystem: Subsystem): Iterable<QueuePair> {
   yield* subsystem.lingering();
 }
 
-function fenceWaiting(subsystem: Subsystem, namespace: Namespace, status: number): void {
+/** Turns away what the gate let through and what still waits, for its data or a buffer. @param status how it ends, when its data is there */
+export function fenceWaiting(pairs: Iterable<QueuePair>, namespace: Namespace, status: number): void {
   let fence: Namespace | undefined;
-  for (const { requests } of queuePairs(subsystem)) {
+  for (const { requests } of pairs) {
     for (const request of requests) {
       if (!request.inUse || request.phase !== Phase.Pending || request.namespace !== namespace) continue;
       fence ??= new Namespace(
@@ -86,6 +87,6 @@ export async function becomeQuiet(
   status: number,
   clock: Clock,
 ): Promise<void> {
-  fenceWaiting(subsystem, namespace, status);
+  fenceWaiting(queuePairs(subsystem), namespace, status);
   while (isBusy(subsystem, namespace)) await new Promise<void>((resolve) => void clock.setTimer(resolve, POLL_MS));
 }

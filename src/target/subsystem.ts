@@ -5,6 +5,7 @@ import type { VolumePool } from '../backend/volume-pool.ts';
 import type { Clock } from '../util/clock.ts';
 import { ConfigError } from '../util/error.ts';
 import { AnaState } from '../wire/cold/log-ana.ts';
+import { anaStatusOf } from './ana-access.ts';
 import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkAnagrpid } from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
 import { type DuplicateHostPolicy, duplicatesOf } from './duplicate-hosts.ts';
@@ -13,6 +14,7 @@ import { Namespace, type NamespaceOptions } from './namespace.ts';
 import { NamespaceManager } from './namespace-manager.ts';
 import { reservationsOf } from './namespace-reservations.ts';
 import type { QueuePair } from './queue-pair.ts';
+import { fenceWaiting } from './quiet.ts';
 import { Sanitizer } from './sanitizer.ts';
 import type { StateStore } from './state-store.ts';
 import type { UncorrectableKeeper } from './uncorrectable.ts';
@@ -294,12 +296,22 @@ export class Subsystem {
     if (namespace === undefined || namespace.anagrpid === anagrpid) return;
     const before = namespace.anagrpid;
     namespace.anagrpid = anagrpid;
-    this.accessChanged(nsid);
     this.#anaListChanged(before);
     this.#anaListChanged(anagrpid);
     for (const controller of this.#controllers.values()) {
+      this.#anaFence(controller, namespace);
       if (namespace.isAttachedTo(controller)) controller.anaChanged();
     }
+  }
+
+  /**
+   * What the new ANA state forbids must not begin any more, not even what was let in before and waits for its data: whoever takes the namespace
+   * over elsewhere may rely on it. What the backend has runs to its end.
+   */
+  #anaFence(controller: Controller, namespace: Namespace): void {
+    controller.accessChanged(namespace.nsid);
+    const status = anaStatusOf(controller, namespace);
+    if (status !== 0) fenceWaiting(controller.ioQueuePairs, namespace, status);
   }
 
   /** The namespaces of a group are others now: its descriptor counts it, nobody is told. */
@@ -313,7 +325,7 @@ export class Subsystem {
       if (controller.portId !== portId) continue;
       const members = controller.activeNamespaces().filter((namespace) => namespace.anagrpid === anagrpid);
       if (members.length === 0) continue;
-      for (const { nsid } of members) controller.accessChanged(nsid);
+      for (const namespace of members) this.#anaFence(controller, namespace);
       controller.anaCounts.changed(anagrpid);
       if (state !== AnaState.Change) controller.anaChanged();
     }

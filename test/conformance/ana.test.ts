@@ -113,6 +113,53 @@ describe('conformance: ANA', () => {
     expect((await admin.identify(1)).data[342]).to.equal(3);
   });
 
+  /** A write on `host` that was let in; its data is sent when `send` is called. */
+  async function halfWritten(
+    host: RawHost,
+    fill: number,
+  ): Promise<{ done: Promise<Completion>; send(): Promise<void> }> {
+    const data = Buffer.alloc(16_384, fill);
+    const cid = host.nextCid();
+    const done = host.completion(cid, { by: 'r2t', manual: true, data });
+    await host.send(host.commandBytes({ opcode: 1, nsid: 1, cid, cdw12: 31 }, { by: 'r2t', data }));
+    const { name, ttag } = await host.next();
+    expect(name).to.equal('R2T');
+    return { done, send: () => host.send(host.h2cData({ cccid: cid, ttag, offset: 0, last: true }, data)) };
+  }
+
+  for (const [name, state] of Object.entries({ Inaccessible, PersistentLoss, Change })) {
+    it(`${name}: a write that waits for its data is turned away, even if the state is another again by then; the other port's is not`, async () => {
+      const [mine, theirs] = [await halfWritten(io, 0xaa), await halfWritten(otherIo, 0xbb)];
+      set(state);
+      if (state !== PersistentLoss) set(Optimized);
+      await mine.send();
+      const { code, dnr } = await mine.done;
+      expect([code, dnr]).to.deep.equal([STATUS[state], false]);
+      expect(backend.bytes.includes(0xaa), 'nothing was written').to.equal(false);
+      await theirs.send();
+      expect((await theirs.done).status).to.equal(0);
+      expect(backend.bytes.subarray(0, 16_384).every((byte) => byte === 0xbb)).to.equal(true);
+    });
+  }
+
+  it('a write that waits for its data is turned away when its namespace moves to an inaccessible group', async () => {
+    set(Inaccessible, 1, 2);
+    const write = await halfWritten(io, 0xaa);
+    t.subsystem.setAnaGroup(1, 2);
+    await write.send();
+    expect((await write.done).code).to.equal(STATUS[Inaccessible]);
+    expect(backend.bytes.includes(0xaa)).to.equal(false);
+  });
+
+  it('what the backend has runs to its end', async () => {
+    backend.hold = true;
+    const write = io.write(0, Buffer.alloc(512, 0xaa));
+    await t.until(() => backend.held.length === 1);
+    set(Inaccessible);
+    backend.release();
+    expect((await write).status).to.equal(0);
+  });
+
   for (const [name, state] of Object.entries({ Inaccessible, PersistentLoss, Change })) {
     it(`67: ${name}: every I/O command on that port is refused with the path status, DNR clear; the other port serves`, async () => {
       set(state);

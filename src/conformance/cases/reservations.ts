@@ -9,6 +9,7 @@ import { pattern } from '../raw-pdu.ts';
 const INVALID_FIELD = 0x02;
 const HOST_ID_FORMAT = 0x18;
 const CONFLICT = 0x83;
+const PREEMPT_ABORTED = 0x1b;
 const Type = { WriteExclusive: 1, ExclusiveAccess: 2, WriteExclusiveRegistrants: 3 } as const;
 const KEY_A = 0xa1n;
 const KEY_B = 0xb2n;
@@ -64,6 +65,17 @@ class Registrant {
   }
   write(): Promise<Completion> {
     return this.#peer.within(this.io.write(0, pattern(this.io.blockBytes, 53)), 'Write');
+  }
+  /** A write of one block that the target has taken; its data goes out with `send`. */
+  async startWrite(): Promise<{ done: Promise<Completion>; send(): Promise<void> }> {
+    const { io } = this;
+    const data = pattern(io.blockBytes, 57);
+    const cid = io.nextCid();
+    const done = io.completion(cid, { data, by: 'r2t', manual: true });
+    await io.send(io.commandBytes({ opcode: 0x01, nsid: io.nsid, cid }, { data, by: 'r2t' }));
+    const { name, ttag } = await this.#peer.within(io.next(), 'R2T of the write');
+    check.equal(name, 'R2T', 'PDU after a write without data');
+    return { done, send: () => io.send(io.h2cData({ cccid: cid, ttag, offset: 0, last: true }, data)) };
   }
   read(): Promise<Completion> {
     return this.#peer.within(this.io.read(0, 1), 'Read');
@@ -169,7 +181,7 @@ export const reservationCases: ConformanceCase[] = casesOf(
     ],
     [
       57,
-      'Preempt and Abort -> the victim is out, gets a notice, and LID 80h says why',
+      'Preempt and Abort -> commands of the victim end with 1Bh, it is out, gets a notice, and LID 80h says why',
       (peer) =>
         withHosts(peer, async (a, b) => {
           needs(peer, Type.WriteExclusive);
@@ -178,7 +190,15 @@ export const reservationCases: ConformanceCase[] = casesOf(
           checkStatus(await b.acquire(Type.WriteExclusive), 0, 'Acquire', 'io');
           const event = b.admin.command({ opcode: 0x0c });
           event.catch(() => {});
-          checkStatus(await a.preempt(Type.WriteExclusive, KEY_B, true), 0, 'Preempt and Abort', 'io');
+          const underWay = await b.startWrite();
+          const preempting = a.preempt(Type.WriteExclusive, KEY_B, true);
+          preempting.catch(() => {}); // if what follows fails first
+          // behind it on the same queue: once this is answered, the target has seen it
+          checkStatus(await a.read(), 0, 'Read of the host that preempts', 'io');
+          await underWay.send();
+          const ended = await peer.within(underWay.done, 'Write of the victim that was under way');
+          checkStatus(ended, PREEMPT_ABORTED, 'Write of the victim that was under way', 'io');
+          checkStatus(await preempting, 0, 'Preempt and Abort', 'io');
           checkStatus(await b.write(), CONFLICT, 'Write of the victim', 'io');
           check.equal(await state(a), [Type.WriteExclusive, 1], 'RTYPE and registrants');
           check.equal(
