@@ -41,6 +41,7 @@ class Slot implements BlockIo {
   }
   retain(): void {}
   lend(): void {}
+  lendAt(): void {}
   provide(): Uint8Array {
     return this.segments[0]!;
   }

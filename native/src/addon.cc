@@ -11,10 +11,12 @@ namespace {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   using namespace nvmeferry;
   env.SetInstanceData(new EnvData());
+  exports.Set("revision", 2.0);
   exports.Set("entryBytes", static_cast<double>(sizeof(Entry)));
   exports.Set("completionBytes", static_cast<double>(sizeof(Completion)));
   exports.Set("Engine", Engine::Define(env));
   exports.Set("Watcher", Watcher::Define(env));
+  DefineArena(env, exports);
   DefineMemory(env, exports);
   DefineSocket(env, exports);
   DefineFileCalls(env, exports);

@@ -1,5 +1,6 @@
 // One translation unit: the headers of Node-API are by far the most of what the compiler reads.
 #include "addon.cc"
+#include "arena.cc"
 #include "crc32c.cc"
 #include "engine.cc"
 #include "file-calls.cc"

@@ -2,6 +2,7 @@
 // cycles and starts one each. Without the instruction: not exported, and JavaScript uses what it has.
 #include <cstring>
 
+#include "crc32c.h"
 #include "functions.h"
 
 #if defined(__x86_64__)
@@ -21,14 +22,14 @@ namespace {
 #if defined(__x86_64__)
 CRC_TARGET inline uint64_t Step(uint64_t crc, uint64_t word) { return _mm_crc32_u64(crc, word); }
 CRC_TARGET inline uint32_t StepByte(uint32_t crc, uint8_t byte) { return _mm_crc32_u8(crc, byte); }
-bool Available() { return __builtin_cpu_supports("sse4.2"); }
+bool HasInstruction() { return __builtin_cpu_supports("sse4.2"); }
 #else
 CRC_TARGET inline uint64_t Step(uint64_t crc, uint64_t word) { return __crc32cd(static_cast<uint32_t>(crc), word); }
 CRC_TARGET inline uint32_t StepByte(uint32_t crc, uint8_t byte) { return __crc32cb(crc, byte); }
 #ifndef HWCAP_CRC32
 #define HWCAP_CRC32 (1 << 7)
 #endif
-bool Available() { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
+bool HasInstruction() { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
 #endif
 
 inline uint64_t Word(const uint8_t* at) {
@@ -80,6 +81,10 @@ CRC_TARGET const uint8_t* Streams(const uint8_t* at, const uint8_t* end, uint64_
   return at;
 }
 
+}  // namespace
+
+bool Crc32cAvailable() { return HasInstruction(); }
+
 CRC_TARGET uint32_t Crc32c(const uint8_t* at, size_t length, uint32_t seed) {
   uint64_t crc = ~seed & 0xffffffffu;
   const uint8_t* end = at + length;
@@ -90,6 +95,8 @@ CRC_TARGET uint32_t Crc32c(const uint8_t* at, size_t length, uint32_t seed) {
   for (; at < end; at++) result = StepByte(result, *at);
   return ~result;
 }
+
+namespace {
 
 /// (Uint8Array, crc so far) -> crc
 napi_value Crc32cCall(napi_env env, napi_callback_info info) {
@@ -109,7 +116,7 @@ napi_value Crc32cCall(napi_env env, napi_callback_info info) {
 }  // namespace
 
 void DefineCrc32c(Napi::Env env, Napi::Object exports) {
-  if (!Available()) return;
+  if (!Crc32cAvailable()) return;
   napi_value function;
   napi_create_function(env, "crc32c", NAPI_AUTO_LENGTH, Crc32cCall, nullptr, &function);
   exports.Set("crc32c", Napi::Value(env, function));

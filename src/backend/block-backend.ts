@@ -2,6 +2,8 @@
  * What a namespace stands on: blocks by byte offset, no NVMe command. One small interface for memory, file, null, local SSD and remote.
  */
 
+import type { Arena } from '../util/arena.ts';
+
 /**
  * One operation in flight. The target's Request is one; a backend keeps no reference past `complete`.
  * Offsets and lengths are bytes, multiples of the backend's block size, range-checked by the caller.
@@ -19,11 +21,10 @@ export interface BlockIo {
   readonly segmentCount: number;
   /** A write that goes on after `write` returns calls this before it returns: `segments` may then be other memory with the same bytes. */
   retain(): void;
-  /**
-   * Read: appends `view` (the backend's own memory) as the next piece of the answer. It must keep its content until `complete` returns; after
-   * that the backend asks `isPinned` (util/pin.ts) before it overwrites that memory, because a slow socket may still have to send it.
-   */
+  /** Read: appends `view`, memory that never changes (zeroes), as the next piece of the answer. */
   lend(view: Uint8Array): void;
+  /** Read: appends `lengthBytes` of the backend's own memory as the next piece of the answer; they may change once `complete` returns. */
+  lendAt(arena: Arena, offsetBytes: number, lengthBytes: number): void;
   /**
    * Read: a buffer of `lengthBytes` for the backend to fill; it is then the answer. A backend that uses it has `lendsMemory` false or undefined.
    */
@@ -71,7 +72,7 @@ export interface BlockBackend {
   /** True if deallocated blocks read as zeroes (reported in DLFEAT). */
   readonly readsZeroAfterDeallocate: boolean;
   readonly readOnly: boolean;
-  /** Reads lend the backend's own memory: they need no buffer, so the target does not hold them back when buffers run short. */
+  /** Reads lend the backend's own memory: they need no buffer where the transport sends by place. */
   readonly lendsMemory?: boolean;
   /** Every operation takes effect and completes before the call returns: no two are ever in flight together. */
   readonly immediate?: boolean;

@@ -1,9 +1,10 @@
 /**
  * A backend around another one that fails or delays what its rules say: for tests and the simulator. Without rules it changes nothing.
  */
+
+import type { Arena } from '../util/arena.ts';
 import { assert } from '../util/assert.ts';
 import type { Clock, Timer } from '../util/clock.ts';
-import { pin, unpin } from '../util/pin.ts';
 import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 
 export type FaultOperation = 'read' | 'write' | 'flush' | 'writeZeroes' | 'deallocate';
@@ -74,11 +75,12 @@ class Rule implements FaultHandle {
   }
 }
 
-/** The operation as the inner backend sees it when its answer will be changed or late. Lent memory stays pinned until then. */
+/** The operation as the inner backend sees it when its answer will be changed or late. */
 class LateIo implements BlockIo {
   readonly #io: BlockIo;
   readonly #answer: (status: number, done: (status: number) => void) => void;
-  readonly #pinned: ArrayBufferLike[] = [];
+  #copy: Uint8Array | undefined;
+  #copied = 0;
 
   constructor(io: BlockIo, answer: (status: number, done: (status: number) => void) => void) {
     this.#io = io;
@@ -102,9 +104,18 @@ class LateIo implements BlockIo {
   }
 
   lend(view: Uint8Array): void {
-    pin(view.buffer);
-    this.#pinned.push(view.buffer);
-    this.#io.lend(view);
+    this.#append(view);
+  }
+
+  /** The answer is what was there now, however late it is: a copy. */
+  lendAt(arena: Arena, offsetBytes: number, lengthBytes: number): void {
+    this.#append(arena.bytes.subarray(offsetBytes, offsetBytes + lengthBytes));
+  }
+
+  #append(bytes: Uint8Array): void {
+    this.#copy ??= this.#io.provide();
+    this.#copy.set(bytes, this.#copied);
+    this.#copied += bytes.length;
   }
 
   provide(): Uint8Array {
@@ -116,10 +127,7 @@ class LateIo implements BlockIo {
   }
 
   complete(status: number): void {
-    this.#answer(status, (final) => {
-      this.#io.complete(final);
-      for (const buffer of this.#pinned) unpin(buffer);
-    });
+    this.#answer(status, (final) => this.#io.complete(final));
   }
 }
 
@@ -164,6 +172,7 @@ export class FaultBackend implements BlockBackend {
   get readOnly(): boolean {
     return this.#inner.readOnly;
   }
+  /** But for answers that are late: those take a buffer. */
   get lendsMemory(): boolean {
     return this.#inner.lendsMemory === true;
   }

@@ -1,32 +1,47 @@
 // @hot
 /**
- * Memory backend: sparse. Memory comes in slabs of 128 KiB, made at the first write into them (the system commits their pages as they are
- * touched); what was written is known per 4 KiB page. Reads lend the slab's own memory (no copy); what a slow socket still has to send is
- * pinned, and the next write then goes to a copy of the slab.
+ * Memory backend: sparse. Memory comes in groups of 16 MiB, made at the first write into them; the system commits their pages as they are
+ * touched, and takes those back that are deallocated. What was written is known per page of 4 KiB. Reads lend the memory by its place (no copy).
  */
+import { HUGE_PAGE_BYTES, MemoryArena } from '../native/arena.ts';
 import { Status } from '../spec/status.ts';
-import { isPinned, pinnedCount } from '../util/pin.ts';
 import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 
 const PAGE_BYTES = 4096;
 const PAGE_SHIFT = 12;
-const SLAB_BYTES = 128 << 10;
-const SLAB_PAGES = SLAB_BYTES / PAGE_BYTES;
-const SLAB_PAGES_SHIFT = 5;
-/** Bookkeeping comes in groups of 16 MiB, so that terabytes of address space cost nothing until used. */
 const GROUP_BYTES = 16 << 20;
 const GROUP_PAGES = GROUP_BYTES / PAGE_BYTES;
-const GROUP_SLABS = GROUP_BYTES / SLAB_BYTES;
+const HUGE_PAGE_SHIFT = 31 - Math.clz32(HUGE_PAGE_BYTES / PAGE_BYTES);
+const PAGES_PER_HUGE_PAGE = 1 << HUGE_PAGE_SHIFT;
+/** Reported as the unit that is written as a whole. */
+const ATOMIC_BYTES = 128 << 10;
 
-const ZEROES = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
+/** What was never written reads from here. */
+const ZEROES = new Uint8Array(new ArrayBuffer(128 << 10));
 const ZERO_PAGE = ZEROES.subarray(0, PAGE_BYTES);
 
 class Group {
-  readonly slabs: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(GROUP_SLABS).fill(undefined);
+  readonly arena: MemoryArena;
   /** 1 for each page that was written and not deallocated since. */
   readonly allocated: Uint8Array = new Uint8Array(GROUP_PAGES);
-  /** Views of pages that were read, one array for the group: a read by page costs one look-up. */
-  readonly views: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(GROUP_PAGES).fill(undefined);
+  /** Of those, the number in each huge page. */
+  readonly counts: Int16Array = new Int16Array(GROUP_PAGES >>> HUGE_PAGE_SHIFT);
+  pageCount = 0;
+
+  constructor(lengthBytes: number) {
+    this.arena = new MemoryArena(lengthBytes);
+  }
+
+  /** Itself if it is long enough, or another with the same content. */
+  grown(lengthBytes: number): Group {
+    if (this.arena.bytes.length >= lengthBytes) return this;
+    const group = new Group(lengthBytes);
+    group.arena.bytes.set(this.arena.bytes);
+    group.allocated.set(this.allocated);
+    group.counts.set(this.counts);
+    group.pageCount = this.pageCount;
+    return group;
+  }
 }
 
 /** @public */
@@ -41,8 +56,7 @@ export class MemoryBackend implements BlockBackend {
   readonly lendsMemory = true;
   readonly immediate = true;
   readonly isVolatile = true;
-  /** A read lends slabs, and a write to a slab that is still being sent goes to a copy: within one slab, a read sees all of a write or nothing. */
-  readonly atomicBytes: number = SLAB_BYTES;
+  readonly atomicBytes: number = ATOMIC_BYTES;
   /** Allocation is known by page: of each block only if none shares its page. */
   isAllocated: ((offsetBytes: number, lengthBytes: number) => boolean) | undefined;
   readonly #groups: (Group | undefined)[];
@@ -58,10 +72,13 @@ export class MemoryBackend implements BlockBackend {
   }
 
   async grow(blockCount: number): Promise<void> {
+    const last = this.#groups.length - 1;
     const groups = Math.ceil((this.blockSize * blockCount) / GROUP_BYTES);
     while (this.#groups.length < groups) this.#groups.push(undefined);
     this.blockCount = blockCount;
     this.#sizeBytes = this.blockSize * blockCount;
+    const group = this.#groups[last];
+    if (group !== undefined) this.#groups[last] = group.grown(this.#groupBytes(last));
   }
 
   async shrink(blockCount: number): Promise<void> {
@@ -135,40 +152,35 @@ export class MemoryBackend implements BlockBackend {
   }
 
   read(io: BlockIo): void {
-    const offset = io.offsetBytes;
+    const at = Math.floor(io.offsetBytes / GROUP_BYTES);
+    const inGroup = io.offsetBytes - at * GROUP_BYTES;
     const length = io.lengthBytes;
-    let at = Math.floor(offset / GROUP_BYTES);
-    let inGroup = offset - at * GROUP_BYTES;
-    if (length === PAGE_BYTES && (inGroup & (PAGE_BYTES - 1)) === 0) {
-      const group = this.#groups[at];
-      io.lend(
-        group === undefined ? ZERO_PAGE : (group.views[inGroup >>> PAGE_SHIFT] ?? this.#pageView(group, inGroup)),
-      );
-      io.complete(Status.Success);
-      return;
-    }
-    for (let left = length; left > 0; ) {
-      const inSlab = inGroup & (SLAB_BYTES - 1);
-      const piece = Math.min(left, SLAB_BYTES - inSlab);
-      const slab = this.#groups[at]?.slabs[Math.floor(inGroup / SLAB_BYTES)] ?? ZEROES;
-      io.lend(piece === SLAB_BYTES ? slab : slab.subarray(inSlab, inSlab + piece));
-      left -= piece;
-      inGroup += piece;
-      if (inGroup === GROUP_BYTES) {
-        inGroup = 0;
-        at++;
-      }
-    }
+    const group = this.#groups[at];
+    if (inGroup + length > GROUP_BYTES) this.#readAcross(io, at, inGroup);
+    else if (group !== undefined) io.lendAt(group.arena, inGroup, length);
+    else if (length === PAGE_BYTES) io.lend(ZERO_PAGE);
+    else this.#readZeroes(io, length);
     io.complete(Status.Success);
   }
 
-  #pageView(group: Group, inGroup: number): Uint8Array {
-    const slab = group.slabs[Math.floor(inGroup / SLAB_BYTES)];
-    if (slab === undefined) return ZERO_PAGE;
-    const inSlab = inGroup & (SLAB_BYTES - 1);
-    const view = slab.subarray(inSlab, inSlab + PAGE_BYTES);
-    group.views[inGroup >>> PAGE_SHIFT] = view;
-    return view;
+  #readAcross(io: BlockIo, firstGroup: number, inFirstGroup: number): void {
+    let at = firstGroup;
+    let inGroup = inFirstGroup;
+    for (let left = io.lengthBytes; left > 0; ) {
+      const piece = Math.min(left, GROUP_BYTES - inGroup);
+      const group = this.#groups[at];
+      if (group === undefined) this.#readZeroes(io, piece);
+      else io.lendAt(group.arena, inGroup, piece);
+      left -= piece;
+      inGroup = 0;
+      at++;
+    }
+  }
+
+  #readZeroes(io: BlockIo, length: number): void {
+    for (let left = length; left > 0; left -= ZEROES.length) {
+      io.lend(left >= ZEROES.length ? ZEROES : ZEROES.subarray(0, left));
+    }
   }
 
   write(io: BlockIo): void {
@@ -179,11 +191,9 @@ export class MemoryBackend implements BlockBackend {
     for (let s = 0; s < count; s++) {
       const segment = segments[s]!;
       for (let done = 0; done < segment.length; ) {
-        const inSlab = inGroup & (SLAB_BYTES - 1);
-        const piece = Math.min(segment.length - done, SLAB_BYTES - inSlab);
+        const piece = Math.min(segment.length - done, GROUP_BYTES - inGroup);
         const group = this.#groups[at] ?? this.#makeGroup(at);
-        const slab = this.#writable(group, Math.floor(inGroup / SLAB_BYTES));
-        slab.set(piece === segment.length ? segment : segment.subarray(done, done + piece), inSlab);
+        group.arena.bytes.set(piece === segment.length ? segment : segment.subarray(done, done + piece), inGroup);
         this.#markAllocated(group, inGroup >>> PAGE_SHIFT, (inGroup + piece - 1) >>> PAGE_SHIFT);
         done += piece;
         inGroup += piece;
@@ -197,33 +207,36 @@ export class MemoryBackend implements BlockBackend {
   }
 
   #makeGroup(at: number): Group {
-    const group = new Group();
+    const group = new Group(this.#groupBytes(at));
     this.#groups[at] = group;
     return group;
   }
 
+  /** The last group of a namespace is as long as it has to be. */
+  #groupBytes(at: number): number {
+    const left = this.#sizeBytes - at * GROUP_BYTES;
+    return left >= GROUP_BYTES ? GROUP_BYTES : Math.ceil(left / PAGE_BYTES) * PAGE_BYTES;
+  }
+
   #markAllocated(group: Group, first: number, last: number): void {
     for (let page = first; page <= last; page++) {
-      if (group.allocated[page] === 0) {
-        group.allocated[page] = 1;
-        this.#allocatedPages++;
-      }
+      if (group.allocated[page] !== 0) continue;
+      group.allocated[page] = 1;
+      group.pageCount++;
+      this.#allocatedPages++;
+      const hugePage = page >>> HUGE_PAGE_SHIFT;
+      if (++group.counts[hugePage]! === PAGES_PER_HUGE_PAGE) group.arena.collapse(hugePage * HUGE_PAGE_BYTES);
     }
   }
 
-  /** The slab to write into: made if there is none, copied if its memory is still being sent. */
-  #writable(group: Group, index: number): Uint8Array {
-    const slab = group.slabs[index];
-    if (slab !== undefined && (pinnedCount === 0 || !isPinned(slab.buffer))) return slab;
-    const made = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
-    if (slab !== undefined) made.set(slab);
-    this.#replace(group, index, made);
-    return made;
-  }
-
-  #replace(group: Group, index: number, slab: Uint8Array | undefined): void {
-    group.slabs[index] = slab;
-    group.views.fill(undefined, index << SLAB_PAGES_SHIFT, (index + 1) << SLAB_PAGES_SHIFT);
+  #markDeallocated(group: Group, first: number, end: number): void {
+    for (let page = first; page < end; page++) {
+      if (group.allocated[page] === 0) continue;
+      group.allocated[page] = 0;
+      group.pageCount--;
+      this.#allocatedPages--;
+      group.counts[page >>> HUGE_PAGE_SHIFT]!--;
+    }
   }
 
   flush(io: BlockIo): void {
@@ -247,42 +260,35 @@ export class MemoryBackend implements BlockBackend {
     let inGroup = offsetBytes - at * GROUP_BYTES;
     for (let left = lengthBytes; left > 0; ) {
       const group = this.#groups[at] ?? (deallocate ? undefined : this.#makeGroup(at));
-      const inSlab = inGroup & (SLAB_BYTES - 1);
-      // what was never written needs no visit
-      const piece = Math.min(left, group === undefined ? GROUP_BYTES - inGroup : SLAB_BYTES - inSlab);
-      if (group !== undefined) this.#clearInSlab(group, inGroup, piece, deallocate);
+      const piece = Math.min(left, GROUP_BYTES - inGroup);
+      if (group !== undefined) this.#clearInGroup(at, group, inGroup, piece, deallocate);
       left -= piece;
-      inGroup += piece;
-      if (inGroup === GROUP_BYTES) {
-        inGroup = 0;
-        at++;
-      }
+      inGroup = 0;
+      at++;
     }
   }
 
-  #clearInSlab(group: Group, inGroup: number, length: number, deallocate: boolean): void {
-    const index = Math.floor(inGroup / SLAB_BYTES);
-    const inSlab = inGroup & (SLAB_BYTES - 1);
+  #clearInGroup(at: number, group: Group, inGroup: number, length: number, deallocate: boolean): void {
+    const { arena } = group;
+    const end = inGroup + length;
+    // pages that it covers in part stay what they are, but for their bytes
+    const firstPage = (inGroup + PAGE_BYTES - 1) >>> PAGE_SHIFT;
+    const endPage = end >>> PAGE_SHIFT;
     if (!deallocate) {
-      this.#writable(group, index).fill(0, inSlab, inSlab + length);
-      this.#markAllocated(group, inGroup >>> PAGE_SHIFT, (inGroup + length - 1) >>> PAGE_SHIFT);
+      arena.bytes.fill(0, inGroup, end);
+      this.#markAllocated(group, inGroup >>> PAGE_SHIFT, (end - 1) >>> PAGE_SHIFT);
       return;
     }
-    if (group.slabs[index] === undefined) return;
-    const first = (inGroup + PAGE_BYTES - 1) >>> PAGE_SHIFT;
-    const end = (inGroup + length) >>> PAGE_SHIFT;
-    for (let page = first; page < end; page++) {
-      if (group.allocated[page] === 1) {
-        group.allocated[page] = 0;
-        this.#allocatedPages--;
-      }
+    if (firstPage >= endPage) {
+      arena.bytes.fill(0, inGroup, end);
+      return;
     }
-    const slabFirst = index << SLAB_PAGES_SHIFT;
-    if (group.allocated.indexOf(1, slabFirst) >= slabFirst + SLAB_PAGES || group.allocated.indexOf(1, slabFirst) < 0) {
-      this.#replace(group, index, undefined);
-    } else {
-      this.#writable(group, index).fill(0, inSlab, inSlab + length);
-    }
+    arena.bytes.fill(0, inGroup, firstPage << PAGE_SHIFT);
+    arena.bytes.fill(0, endPage << PAGE_SHIFT, end);
+    this.#markDeallocated(group, firstPage, endPage);
+    if (group.pageCount === 0) this.#groups[at] = undefined;
+    // of memory that the system cannot take back piece by piece, nothing is gained; it reads zero at least
+    arena.discard(firstPage << PAGE_SHIFT, (endPage - firstPage) << PAGE_SHIFT);
   }
 
   async close(): Promise<void> {

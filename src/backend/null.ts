@@ -3,25 +3,13 @@
  * Null backend: reads give zeroes, writes are dropped. It measures everything but storage. Nothing is allocated once each transfer length
  * has been seen.
  */
+import { MemoryArena } from '../native/arena.ts';
 import { Status } from '../spec/status.ts';
 import type { BlockBackend, BlockIo, ByteRun } from './block-backend.ts';
 
 /** Never written, so all its pages are the kernel's one zero page: reading it costs no memory bandwidth. */
 const ZERO_BYTES = 128 * 1024;
-const ZEROES = new Uint8Array(new ArrayBuffer(ZERO_BYTES));
-/** A prefix of `ZEROES` per length, by units of 512 bytes. */
-const LENGTH_SHIFT = 9;
-const views = new Array<Uint8Array | undefined>((ZERO_BYTES >>> LENGTH_SHIFT) + 1).fill(undefined);
-
-function zeroes(length: number): Uint8Array {
-  const index = length >>> LENGTH_SHIFT;
-  const known = views[index];
-  if (known !== undefined && known.length === length) return known;
-  const made = ZEROES.subarray(0, length);
-  views[index] = made;
-  return made;
-}
-
+const ZEROES = new MemoryArena(ZERO_BYTES);
 /** @public */
 export class NullBackend implements BlockBackend {
   readonly kind = 'null';
@@ -55,11 +43,8 @@ export class NullBackend implements BlockBackend {
 
   read(io: BlockIo): void {
     let left = io.lengthBytes;
-    while (left > ZERO_BYTES) {
-      io.lend(ZEROES);
-      left -= ZERO_BYTES;
-    }
-    io.lend(zeroes(left));
+    for (; left > ZERO_BYTES; left -= ZERO_BYTES) io.lendAt(ZEROES, 0, ZERO_BYTES);
+    io.lendAt(ZEROES, 0, left);
     io.complete(Status.Success);
   }
 

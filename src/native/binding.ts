@@ -52,6 +52,8 @@ export interface NativeBlockDevice {
 }
 
 export interface NativeBinding {
+  /** Grows with every change of this face: `NATIVE_REVISION`. */
+  readonly revision: number;
   readonly entryBytes: number;
   readonly completionBytes: number;
   readonly Engine: new (
@@ -71,6 +73,24 @@ export interface NativeBinding {
   eventfdCreate(count: number): number;
   eventfdRead(fd: number): number;
   eventfdWrite(fd: number, increment: number): number;
+
+  /** Zeroed memory, and the number by which the next functions know it; at most 4 GiB - 1. It ends with its ArrayBuffer. */
+  arenaMap(lengthBytes: number): [ArrayBuffer, number] | number;
+  /** Gives whole pages back to the system; they read zero. */
+  arenaDiscard(arena: number, offsetBytes: number, lengthBytes: number): number;
+  /** Moves what whole huge pages hold into one each, in the thread pool. @param memory of that arena */
+  arenaCollapse(
+    memory: ArrayBuffer,
+    arena: number,
+    offsetBytes: number,
+    lengthBytes: number,
+    done: (result: number) => void,
+  ): number;
+  /**
+   * @param table per piece its arena, offset and length; arena 0: the view at the same index in `views`, whole
+   * @returns bytes that the socket took
+   */
+  streamWrite(fd: number, table: Uint32Array, pieces: number, views: readonly (Uint8Array | undefined)[]): number;
 
   unixListen(path: string, backlog: number): number;
   unixConnect(path: string): number;
@@ -93,7 +113,12 @@ export interface NativeBinding {
 
   /** Absent where the processor has no instruction for it. */
   crc32c?(bytes: Uint8Array, crc: number): number;
+  /** Of a piece of an arena; as `crc32c`. */
+  crc32cAt?(arena: number, offsetBytes: number, lengthBytes: number, crc: number): number;
 }
+
+/** `NativeBinding.revision` that this code goes with. */
+export const NATIVE_REVISION = 2;
 
 /** Flags of `mapMemory`. A read-only mapping is a private copy: stores neither reach the other side nor kill the process. */
 export const MapFlag = { ReadOnly: 1, HugePages: 2, Populate: 4 } as const;

@@ -2,7 +2,7 @@
  * The engine part of the addon without the addon: completes what it is told to when it is told to, so that backends and the engine can be tested
  * without a kernel, a file or a device.
  */
-import type { NativeBinding, NativeEngine, NativeEngineOptions } from './binding.ts';
+import { NATIVE_REVISION, type NativeBinding, type NativeEngine, type NativeEngineOptions } from './binding.ts';
 import { COMPLETION_WORDS, CompletionWord, ENTRY_WORDS, EngineState, EntryWord } from './operation-layout.ts';
 
 /** One operation as the addon would have seen it. */
@@ -135,6 +135,7 @@ export class FakeBinding {
   get binding(): NativeBinding {
     const owner = this;
     const binding = {
+      revision: NATIVE_REVISION,
       entryBytes: ENTRY_WORDS * 4,
       completionBytes: COMPLETION_WORDS * 4,
       Engine: class extends FakeEngine {

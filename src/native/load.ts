@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { NativeBinding } from './binding.ts';
+import { NATIVE_REVISION, type NativeBinding } from './binding.ts';
 import { NativeError } from './native-error.ts';
 import { COMPLETION_WORDS, ENTRY_WORDS } from './operation-layout.ts';
 
@@ -30,7 +30,8 @@ function load(): { binding: NativeBinding | undefined; reason: string } {
       const find = require('node-gyp-build') as (folder: string) => NativeBinding;
       binding = find(join(packageRoot(), 'native'));
     }
-    if (binding.entryBytes !== ENTRY_WORDS * 4 || binding.completionBytes !== COMPLETION_WORDS * 4) {
+    const sizes = binding.entryBytes === ENTRY_WORDS * 4 && binding.completionBytes === COMPLETION_WORDS * 4;
+    if (binding.revision !== NATIVE_REVISION || !sizes) {
       return { binding: undefined, reason: 'it was built from another version; run npm run build:native' };
     }
     return { binding, reason: '' };

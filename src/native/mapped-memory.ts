@@ -2,7 +2,6 @@
  * Memory shared with another process (a VM's), or of its own, as an ArrayBuffer with a defined life: it is unmapped by `unmap`, once nobody uses it.
  */
 import { assert } from '../util/assert.ts';
-import { isPinned } from '../util/pin.ts';
 import { MapFlag, type NativeBinding } from './binding.ts';
 import { requireNative } from './load.ts';
 import { checked, NativeError } from './native-error.ts';
@@ -81,10 +80,10 @@ export class MappedMemory {
     this.#tryUnmap();
   }
 
-  /** True while I/O, a socket, or who retained it uses the memory. */
+  /** True while I/O, or who retained it uses the memory. */
   get isInUse(): boolean {
     if (!this.#mapped) return false;
-    return this.#users > 0 || isPinned(this.#buffer) || threadEngines().some((engine) => engine.uses(this.#buffer));
+    return this.#users > 0 || threadEngines().some((engine) => engine.uses(this.#buffer));
   }
 
   /** @throws NativeError EBUSY while it is in use */
@@ -113,7 +112,7 @@ export class MappedMemory {
       this.unmapNow();
       return;
     }
-    // I/O in flight and sockets tell nobody when they end: look again, as long as somebody waits
+    // I/O in flight tells nobody when it ends: look again, as long as somebody waits
     setImmediate(() => this.#tryUnmap());
   }
 

@@ -30,6 +30,7 @@ class EraseIo implements BlockIo {
 
   retain(): void {}
   lend(): void {}
+  lendAt(): void {}
   provide(): Uint8Array {
     return new Uint8Array(this.lengthBytes);
   }

@@ -16,6 +16,8 @@ import { NO_ERROR_LOCATION, Phase, Request } from './request.ts';
 
 /** What the core needs from the transport of one queue pair. */
 export interface QueueTransport {
+  /** It sends memory of arenas by place (`Request.placed`), and copies what it cannot send at once. Without: what is lent is copied. */
+  readonly sendsByPlace?: boolean;
   /** The request is complete: send status and, if it moves data to the host, `segments`; then call `QueuePair.release`. */
   complete(request: Request): void;
   /** Connect succeeded on this queue. */

@@ -6,6 +6,7 @@
 import type { UserDataLog } from '../migration/user-data-log.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
 import { DNR, MORE, Status } from '../spec/status.ts';
+import type { Arena } from '../util/arena.ts';
 import { assert } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import type { WorkMemory } from '../util/work-memory.ts';
@@ -54,6 +55,11 @@ export class Request implements NamespaceIo {
   fua = false;
   readonly segments: Uint8Array[] = [EMPTY];
   segmentCount = 0;
+  /** Some segment of the answer lies in an arena: those then have an entry in `arenas`, and are `lengths` bytes at `offsets` there. */
+  placed = false;
+  readonly arenas: (Arena | undefined)[] = [];
+  readonly offsets: number[] = [];
+  readonly lengths: number[] = [];
   /** Bytes of the answer in `segments`: known without a look at the views, which are seldom in the cache. */
   answerBytes = 0;
   /** Answer: 15-bit status, DW0, DW1. */
@@ -72,7 +78,7 @@ export class Request implements NamespaceIo {
   sqhdWithoutFlowControl = 0;
   /** Owned by the transport: its own state of this slot. */
   transportState = 0;
-  /** Data bytes received so far (transport). */
+  /** Data bytes received so far (transport), or of the answer collected so far. */
   receivedBytes = 0;
   /** Bytes counted against the connection's buffers until release (transport). */
   countedBytes = 0;
@@ -115,7 +121,51 @@ export class Request implements NamespaceIo {
   }
 
   lend(view: Uint8Array): void {
-    this.segments[this.segmentCount++] = view;
+    if (this.#pooled !== undefined) this.#collect(view, 0, view.length);
+    else this.segments[this.segmentCount++] = view;
+  }
+
+  lendAt(arena: Arena, offsetBytes: number, lengthBytes: number): void {
+    if (this.#pooled !== undefined || arena.id === 0 || !this.queuePair.transport.sendsByPlace) {
+      this.#collect(arena.bytes, offsetBytes, lengthBytes);
+      return;
+    }
+    const at = this.segmentCount++;
+    if (!this.placed) {
+      this.placed = true;
+      for (let i = 0; i < at; i++) this.arenas[i] = undefined;
+    }
+    this.arenas[at] = arena;
+    this.offsets[at] = offsetBytes;
+    this.lengths[at] = lengthBytes;
+    this.segments[at] = arena.bytes; // not collected before it is sent
+  }
+
+  /** Appends a copy: the transport needs memory that does not change. */
+  #collect(from: Uint8Array, offset: number, length: number): void {
+    const target = this.#pooled === undefined ? this.#collectFirst() : this.segments[0]!;
+    this.#append(target, from, offset, length);
+  }
+
+  #collectFirst(): Uint8Array {
+    const lent = this.segments.slice(0, this.segmentCount);
+    const { placed } = this;
+    this.placed = false;
+    const target = this.hold(this.lengthBytes);
+    for (let i = 0; i < lent.length; i++) {
+      const piece = lent[i]!;
+      if (placed && this.arenas[i] !== undefined) this.#append(target, piece, this.offsets[i]!, this.lengths[i]!);
+      else this.#append(target, piece, 0, piece.length);
+    }
+    return target;
+  }
+
+  #append(target: Uint8Array, from: Uint8Array, offset: number, length: number): void {
+    target.set(
+      offset === 0 && length === from.length ? from : from.subarray(offset, offset + length),
+      this.receivedBytes,
+    );
+    this.receivedBytes += length;
   }
 
   provide(): Uint8Array {
@@ -229,6 +279,10 @@ export class Request implements NamespaceIo {
       this.#pooled = undefined;
     }
     for (let i = 0; i < this.segmentCount; i++) this.segments[i] = EMPTY;
+    if (this.placed) {
+      this.placed = false;
+      for (let i = 0; i < this.segmentCount; i++) this.arenas[i] = undefined;
+    }
     this.segmentCount = 0;
     this.namespace = undefined;
     this.continuation = undefined;

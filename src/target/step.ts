@@ -1,6 +1,7 @@
 // @hot
 /** A step of a command that takes several operations (Copy, Compare, Verify): one operation at a time on a namespace, reused for the next. */
 import type { UserDataLog } from '../migration/user-data-log.ts';
+import type { Arena } from '../util/arena.ts';
 import type { Namespace, NamespaceIo } from './namespace.ts';
 import { type GateEntry, GateState } from './range-gate.ts';
 import type { Request } from './request.ts';
@@ -74,6 +75,11 @@ export class Step implements NamespaceIo {
 
   lend(view: Uint8Array): void {
     this.segments[this.segmentCount++] = view;
+  }
+
+  /** It is looked at in the same turn: nothing changes meanwhile. */
+  lendAt(arena: Arena, offsetBytes: number, lengthBytes: number): void {
+    this.lend(arena.bytes.subarray(offsetBytes, offsetBytes + lengthBytes));
   }
 
   provide(): Uint8Array {

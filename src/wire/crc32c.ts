@@ -78,5 +78,13 @@ export function crc32c(data: Uint8Array, crc = 0): number {
   return data.length < NATIVE_THRESHOLD_BYTES ? crc32cScript(data, crc) : large(data, crc);
 }
 
+const nativeAt = nativeBinding()?.crc32cAt;
+
+/** Continues `crc` over a piece of an arena that the addon knows by number; `bytes` are all of the arena. */
+export function crc32cAt(arena: number, bytes: Uint8Array, offset: number, length: number, crc: number): number {
+  if (nativeAt !== undefined) return nativeAt(arena, offset, length, crc);
+  return crc32c(bytes.subarray(offset, offset + length), crc);
+}
+
 /** The JavaScript form, exported so that tests hold both to the same vectors. */
 export { crc32cScript };

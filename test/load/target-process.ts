@@ -4,7 +4,6 @@
  */
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import { Target } from '../../src/target/target.ts';
-import { pinnedCount } from '../../src/util/pin.ts';
 import { ManualClock } from '../support/manual-clock.ts';
 
 export interface LoadRequest {
@@ -19,7 +18,6 @@ export interface LoadFigures {
   readonly controllers: number;
   /** Buffers that requests hold. */
   readonly poolBytes: number;
-  readonly pinned: number;
   readonly timers: number;
   /** Sockets, timers and requests that the process has open. */
   readonly handles: number;
@@ -50,7 +48,6 @@ async function main(): Promise<void> {
         connections: port.connections.size,
         controllers: [...subsystem.controllers].length,
         poolBytes: target.pool.usedBytes,
-        pinned: pinnedCount,
         timers: clock.timerCount,
         handles: process.getActiveResourcesInfo().length,
         heapBytes: heapUsed,

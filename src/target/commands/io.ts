@@ -41,7 +41,8 @@ function prepareRead(request: Request): number {
   if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(48);
   request.direction = Direction.ControllerToHost;
   request.transferBytes = bytes;
-  request.bufferBytes = namespace.readNeedsBuffer ? bytes : 0;
+  const lends = !namespace.readNeedsBuffer && request.queuePair.transport.sendsByPlace === true;
+  request.bufferBytes = lends ? 0 : bytes;
   request.fua = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_FUA) !== 0;
   return 0;
 }

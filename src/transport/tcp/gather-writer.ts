@@ -1,9 +1,13 @@
 // @hot
 /**
- * Hands many buffers to a socket in one writev, without an object per buffer: the arrays and entries that `Writable._writev` takes are kept
- * and reused per thread. The writer is the only one that writes to its socket.
+ * Hands many pieces to a socket in one call, without an object per piece. The addon writes them straight to the socket's descriptor, found by
+ * number where they lie; node:net gets what the kernel does not take at once, and waits for it. Without the addon node:net gets all: the arrays and
+ * entries that `Writable._writev` takes are kept and reused per thread. The writer is the only one that writes to its socket.
  */
 import type { Socket } from 'node:net';
+import type { NativeBinding } from '../../native/binding.ts';
+import { nativeBinding } from '../../native/load.ts';
+import { type Batch, GATHER_MAX } from './thread-buffers.ts';
 
 interface Chunk {
   chunk: Uint8Array;
@@ -12,9 +16,6 @@ interface Chunk {
 type ChunkArray = Chunk[] & { allBuffers?: boolean };
 
 const EMPTY = new Uint8Array(0);
-/** Buffers of one writev; the kernel takes 1,024. */
-export const GATHER_MAX = 1000;
-
 const entries: Chunk[] = Array.from({ length: GATHER_MAX }, () => ({
   chunk: EMPTY,
   encoding: 'buffer' as BufferEncoding,
@@ -32,8 +33,18 @@ function touch(buffers: readonly Uint8Array[], count: number): number {
   return bytes;
 }
 
+/** What is left of a write, for node:net; one at a time per thread is filled. */
+const rest: Uint8Array[] = [];
+
+/** The descriptor is no documented part of a socket; without it node:net does all. */
+interface WithDescriptor {
+  readonly _handle: { readonly fd?: number } | null;
+}
+
 export class GatherWriter {
   readonly #socket: Socket;
+  readonly #native: NativeBinding | undefined;
+  readonly #fd: number;
   readonly #onWritten: (error?: Error | null) => void;
   readonly #onDrained: () => void;
   readonly #onError: (error: Error) => void;
@@ -47,8 +58,10 @@ export class GatherWriter {
    * @param onDrained a write that could not be finished at once is finished
    * @param onError the socket failed; called at most once per write
    */
-  constructor(socket: Socket, onDrained: () => void, onError: (error: Error) => void) {
+  constructor(socket: Socket, onDrained: () => void, onError: (error: Error) => void, useAddon: boolean = true) {
     this.#socket = socket;
+    this.#fd = (socket as unknown as WithDescriptor)._handle?.fd ?? -1;
+    this.#native = useAddon && this.#fd >= 0 ? nativeBinding() : undefined;
     this.#onDrained = onDrained;
     this.#onError = onError;
     this.#onWritten = (error) => {
@@ -56,6 +69,33 @@ export class GatherWriter {
       if (error !== undefined && error !== null) this.#onError(error);
       else if (!this.#inCall) this.#onDrained();
     };
+  }
+
+  /** Batches may hold places in arenas. */
+  get sendsByPlace(): boolean {
+    return this.#native !== undefined;
+  }
+
+  /** Writes the pieces of `batch`; as `write`. */
+  writeBatch(batch: Batch): boolean {
+    const native = this.#native;
+    if (batch.allViews && native === undefined) return this.write(batch.buffers, batch.bufferCount);
+    let sent = 0;
+    // a socket that was destroyed has no descriptor any more: its number may be another's
+    if (native !== undefined && (this.#socket as unknown as WithDescriptor)._handle !== null) {
+      sent = native.streamWrite(this.#fd, batch.table, batch.bufferCount, batch.buffers);
+      if (sent === batch.totalBytes) {
+        this.writtenBytes += sent;
+        return true;
+      }
+    }
+    // an error shows again when node:net tries
+    const taken = Math.max(sent, 0);
+    this.writtenBytes += taken;
+    batch.takeRest(taken, rest);
+    const drained = this.write(rest, rest.length);
+    rest.length = 0;
+    return drained;
   }
 
   /**

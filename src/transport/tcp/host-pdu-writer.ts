@@ -113,9 +113,9 @@ export class HostPduWriter {
       this.#finish();
       return true;
     }
-    batch.sealDigests(crc32c);
+    batch.sealDigests();
     this.issuedWrite++;
-    if (!this.#gather.write(batch.buffers, batch.bufferCount)) return false;
+    if (!this.#gather.writeBatch(batch)) return false;
     this.#finish();
     return true;
   }

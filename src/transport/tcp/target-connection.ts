@@ -76,6 +76,10 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     return this.#link.counters;
   }
 
+  get sendsByPlace(): boolean {
+    return this.#writer.sendsByPlace;
+  }
+
   get queuePair(): QueuePair {
     return this.#queuePair;
   }

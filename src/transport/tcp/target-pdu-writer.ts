@@ -17,9 +17,8 @@ import {
 } from '../../spec/pdu.ts';
 import type { QueuePair } from '../../target/queue-pair.ts';
 import type { Request } from '../../target/request.ts';
-import { pin, unpin } from '../../util/pin.ts';
 import { writeCqe } from '../../wire/cqe.ts';
-import { crc32c, crc32cView } from '../../wire/crc32c.ts';
+import { crc32cView } from '../../wire/crc32c.ts';
 import { dataOffsetFor, writeCommonHeader, writeDataHeader } from '../../wire/pdu.ts';
 import { GatherWriter } from './gather-writer.ts';
 import { LinkState, Slot, type TargetLink } from './target-link.ts';
@@ -51,8 +50,6 @@ export class TargetPduWriter {
   /** Pooled buffers whose bytes are in the batch. Their requests are released: the host may reuse CID and slot once it has the answer. */
   readonly #sending: Uint8Array[] = [];
   #sendingBytes = 0;
-  /** Payload memory of a write that is still going on. */
-  readonly #pinned: ArrayBufferLike[] = [];
   /** Requests whose response or R2T waits for the writer or the end of the turn. */
   #waiting: Request[] = [];
   #formatting = false;
@@ -68,6 +65,11 @@ export class TargetPduWriter {
       () => this.#drained(),
       (error) => this.#owner.close(error.message),
     );
+  }
+
+  /** See `QueueTransport`. */
+  get sendsByPlace(): boolean {
+    return this.#gather.sendsByPlace;
   }
 
   /** The kernel still has a batch: the connection must not read. */
@@ -201,7 +203,8 @@ export class TargetPduWriter {
       if (headerDigest) view.setUint32(out + DATA_HLEN, crc32cView(view, out, DATA_HLEN), true);
       if (pdo > DATA_HLEN + digestBytes) batch.bytes.fill(0, out + DATA_HLEN + digestBytes, out + pdo);
       batch.endRun();
-      batch.addPieces(request.segments, segmentCount, length);
+      if (request.placed) this.#addPlaces(batch, request);
+      else batch.addPieces(request.segments, segmentCount, length);
       if (dataDigest) batch.addDigest(segmentCount);
     }
     if (!success) {
@@ -219,24 +222,25 @@ export class TargetPduWriter {
     this.#owner.release(request);
   }
 
+  #addPlaces(batch: Batch, request: Request): void {
+    for (let i = 0; i < request.segmentCount; i++) {
+      const arena = request.arenas[i];
+      const segment = request.segments[i]!;
+      if (arena === undefined) batch.add(segment, segment.length);
+      else batch.addPlace(arena, request.offsets[i]!, request.lengths[i]!);
+    }
+  }
+
   /** Sends the batch. Afterwards either the kernel has it all, or the writer is busy and nothing of it may change. */
   #flush(): void {
     const batch = this.#batch;
     if (batch === undefined || this.#gather.busy) return;
     batch.endRun();
-    const count = batch.bufferCount;
-    if (count > 0) {
-      if (batch.digestCount > 0) batch.sealDigests(crc32c);
+    if (batch.bufferCount > 0) {
+      batch.sealDigests();
       this.#link.counters.writes++;
-      if (!this.#gather.write(batch.buffers, count)) {
+      if (!this.#gather.writeBatch(batch)) {
         this.#link.counters.blockedWrites++;
-        const own = batch.bytes.buffer;
-        for (let i = 0; i < count; i++) {
-          const buffer = batch.buffers[i]!.buffer;
-          if (buffer === own) continue;
-          pin(buffer);
-          this.#pinned.push(buffer);
-        }
         return;
       }
     }
@@ -245,8 +249,6 @@ export class TargetPduWriter {
 
   /** The kernel has the batch: its memory may change again. */
   #releaseBatch(): void {
-    for (let i = 0; i < this.#pinned.length; i++) unpin(this.#pinned[i]!);
-    this.#pinned.length = 0;
     const batch = this.#batch;
     if (batch === undefined) return;
     this.#batch = undefined;

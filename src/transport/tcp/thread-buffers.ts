@@ -3,26 +3,54 @@
  * Batches that all TCP connections of one thread share: what is formatted is handed to the kernel in the same turn, so a few serve every socket
  * and an idle connection holds none.
  */
+import { MemoryArena } from '../../native/arena.ts';
+import type { Arena } from '../../util/arena.ts';
 import { ViewCache } from '../../util/view-cache.ts';
-import { GATHER_MAX } from './gather-writer.ts';
+import { crc32c, crc32cAt } from '../../wire/crc32c.ts';
 
+/** Pieces of one write; the kernel takes 1,024. */
+export const GATHER_MAX = 1000;
+
+const NOTHING = new Uint8Array(0);
 const SLAB_BYTES = 64 << 10;
 /** A batch is sent when it holds this much payload, so that the peer starts while we go on. */
 const BATCH_PAYLOAD_BYTES = 256 << 10;
 
-/** What goes out in one writev: PDU headers and digests in its own slab, payloads where they are. */
+/**
+ * What goes out in one write: PDU headers and digests in its own slab, payloads where they are. A piece is a view, or a place in an arena, which
+ * the addon finds by its number; without the addon all are views.
+ */
 export class Batch {
-  readonly bytes: Uint8Array = new Uint8Array(new ArrayBuffer(SLAB_BYTES));
-  readonly view: DataView = new DataView(this.bytes.buffer);
-  readonly #views: ViewCache = new ViewCache(this.bytes);
+  readonly #slab: Arena;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  /** Views of the slab, where pieces are no places. */
+  readonly #views: ViewCache | undefined;
+  /** Per piece: arena, offset, length; arena 0 is the whole view of `buffers`. */
+  readonly table: Uint32Array = new Uint32Array(GATHER_MAX * 3);
+  /** Per piece its view, or what keeps its arena in memory. */
   readonly buffers: Uint8Array[] = [];
   bufferCount = 0;
+  /** Of all pieces. */
+  totalBytes = 0;
   /** Per payload with a data digest: index of its first buffer, number of buffers, where in the slab the digest goes. */
   readonly #digests: Int32Array = new Int32Array(GATHER_MAX * 3);
   digestCount = 0;
   #slabEnd = 0;
   #runStart = 0;
   payloadBytes = 0;
+
+  constructor(slab: Arena = new MemoryArena(SLAB_BYTES)) {
+    this.#slab = slab;
+    this.bytes = slab.bytes;
+    this.view = new DataView(slab.bytes.buffer);
+    this.#views = slab.id === 0 ? new ViewCache(slab.bytes) : undefined;
+  }
+
+  /** It has no places: the addon is not there. */
+  get allViews(): boolean {
+    return this.#views !== undefined;
+  }
 
   /** True if a PDU of `headerBytes` with `payloadCount` buffers must go into another batch. */
   isFull(headerBytes: number, payloadCount: number): boolean {
@@ -40,26 +68,52 @@ export class Batch {
     return at;
   }
 
-  /** Header bytes so far become a buffer of the batch. */
+  /** Header bytes so far become a piece of the batch. */
   endRun(): void {
-    if (this.#slabEnd === this.#runStart) return;
-    this.buffers[this.bufferCount++] = this.#views.view(this.#runStart, this.#slabEnd - this.#runStart);
+    const start = this.#runStart;
+    const length = this.#slabEnd - start;
+    if (length === 0) return;
     this.#runStart = this.#slabEnd;
+    if (this.#views === undefined) this.#place(this.#slab, start, length);
+    else this.#whole(this.#views.view(start, length));
+    this.totalBytes += length;
+  }
+
+  #place(arena: Arena, offset: number, length: number): void {
+    const at = this.bufferCount * 3;
+    this.table[at] = arena.id;
+    this.table[at + 1] = offset;
+    this.table[at + 2] = length;
+    this.buffers[this.bufferCount++] = arena.bytes;
+  }
+
+  #whole(view: Uint8Array): void {
+    this.table[this.bufferCount * 3] = 0;
+    this.buffers[this.bufferCount++] = view;
   }
 
   /** A payload of one piece. @param bytes its length, which the caller knows without a look at the view: those are seldom in the cache */
   add(payload: Uint8Array, bytes: number): void {
-    this.buffers[this.bufferCount++] = payload;
+    this.#whole(payload);
     this.payloadBytes += bytes;
+    this.totalBytes += bytes;
   }
 
   /** A payload in pieces. @param bytes of all of them */
   addPieces(pieces: readonly Uint8Array[], count: number, bytes: number): void {
-    for (let i = 0; i < count; i++) this.buffers[this.bufferCount++] = pieces[i]!;
+    for (let i = 0; i < count; i++) this.#whole(pieces[i]!);
     this.payloadBytes += bytes;
+    this.totalBytes += bytes;
   }
 
-  /** The last `count` buffers are one payload: room for its digest, computed by `sealDigests`. */
+  /** The next piece of a payload, by its place; only for an arena that the addon knows. */
+  addPlace(arena: Arena, offset: number, length: number): void {
+    this.#place(arena, offset, length);
+    this.payloadBytes += length;
+    this.totalBytes += length;
+  }
+
+  /** The last `count` pieces are one payload: room for its digest, computed by `sealDigests`. */
   addDigest(count: number): void {
     const at = this.digestCount * 3;
     this.#digests[at] = this.bufferCount - count;
@@ -69,19 +123,51 @@ export class Batch {
   }
 
   /** Data digests are computed when the bytes leave, so that they match what is sent. */
-  sealDigests(crc32c: (data: Uint8Array, crc: number) => number): void {
+  sealDigests(): void {
     for (let d = 0; d < this.digestCount; d++) {
       const first = this.#digests[d * 3]!;
       const end = first + this.#digests[d * 3 + 1]!;
       let crc = 0;
-      for (let i = first; i < end; i++) crc = crc32c(this.buffers[i]!, crc);
+      for (let i = first; i < end; i++) crc = this.#continueDigest(crc, i);
       this.view.setUint32(this.#digests[d * 3 + 2]!, crc, true);
     }
     this.digestCount = 0;
   }
 
+  #continueDigest(crc: number, piece: number): number {
+    const { table } = this;
+    const bytes = this.buffers[piece]!;
+    const arena = table[piece * 3]!;
+    return arena === 0 ? crc32c(bytes, crc) : crc32cAt(arena, bytes, table[piece * 3 + 1]!, table[piece * 3 + 2]!, crc);
+  }
+
+  /**
+   * What is left of the pieces once `sentBytes` of them are gone. The slab and whole views stay as they are until they are sent; arenas may change
+   * at any time, so those are copied.
+   * @param rest emptied and filled
+   */
+  takeRest(sentBytes: number, rest: Uint8Array[]): void {
+    rest.length = 0;
+    let skip = sentBytes;
+    for (let i = 0; i < this.bufferCount; i++) {
+      const arena = this.table[i * 3]!;
+      const start = arena === 0 ? 0 : this.table[i * 3 + 1]!;
+      const length = arena === 0 ? this.buffers[i]!.length : this.table[i * 3 + 2]!;
+      if (skip >= length) {
+        skip -= length;
+        continue;
+      }
+      const piece = this.buffers[i]!;
+      const stays = arena === 0 || arena === this.#slab.id;
+      rest.push(stays ? piece.subarray(start + skip, start + length) : piece.slice(start + skip, start + length));
+      skip = 0;
+    }
+  }
+
   clear(): void {
+    for (let i = 0; i < this.bufferCount; i++) this.buffers[i] = NOTHING;
     this.bufferCount = 0;
+    this.totalBytes = 0;
     this.digestCount = 0;
     this.#slabEnd = 0;
     this.#runStart = 0;

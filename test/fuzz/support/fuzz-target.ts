@@ -9,7 +9,6 @@ import type { SubsystemOptions } from '../../../src/target/subsystem.ts';
 import type { TcpTargetConnection } from '../../../src/transport/tcp/target-connection.ts';
 import type { TcpTargetOptions } from '../../../src/transport/tcp/target-link.ts';
 import { Slot } from '../../../src/transport/tcp/target-link.ts';
-import { pinnedCount } from '../../../src/util/pin.ts';
 import {
   CC_ENABLE,
   type ConnectFields,
@@ -73,6 +72,7 @@ async function stampedMemory(): Promise<MemoryBackend> {
       segmentCount: 1,
       retain: () => {},
       lend: () => {},
+      lendAt: () => {},
       provide: () => bytes,
       complete: () => resolve(),
     });
@@ -93,13 +93,11 @@ export class FuzzTarget {
   readonly hosts: FuzzHost[] = [];
   readonly connections: TcpTargetConnection[] = [];
   readonly #timersBefore: number;
-  readonly #pinsBefore: number;
 
   private constructor(test: TestTarget, slow: CopyBackend) {
     this.test = test;
     this.slow = slow;
     this.#timersBefore = test.clock.timerCount;
-    this.#pinsBefore = pinnedCount;
   }
 
   static async start(
@@ -221,7 +219,6 @@ export class FuzzTarget {
     const controllers = [...subsystem.controllers].length + [...target.discovery.controllers].length;
     if (controllers > 0) left.push(`${controllers} controllers`);
     if (clock.timerCount !== this.#timersBefore) left.push(`${clock.timerCount - this.#timersBefore} timers`);
-    if (pinnedCount !== this.#pinsBefore) left.push(`${pinnedCount - this.#pinsBefore} pinned buffers`);
     for (const { queuePair } of this.connections) {
       // below 0: a slot was given back twice
       if (queuePair.outstanding !== 0) left.push(`${queuePair.outstanding} slots of queue ${queuePair.qid}`);

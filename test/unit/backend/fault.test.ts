@@ -2,7 +2,6 @@ import { expect } from 'chai';
 import { FaultBackend, type FaultRule } from '../../../src/backend/fault.ts';
 import { MemoryBackend } from '../../../src/backend/memory.ts';
 import { MediaStatus, Status } from '../../../src/spec/status.ts';
-import { isPinned, pinnedCount } from '../../../src/util/pin.ts';
 import { pattern, submit, TestBlockIo } from '../../support/backend-compliance.ts';
 import { ManualClock } from '../../support/manual-clock.ts';
 
@@ -69,18 +68,16 @@ describe('FaultBackend', () => {
     expect(backend.heldCount).to.equal(0);
   });
 
-  it('a late answer of an executed read keeps what it lent', async () => {
+  it('a late answer of an executed read is what was there when it was executed', async () => {
     setUp();
     await submit(backend, 'write', writeIo(0, 1));
     backend.addRule({ operation: 'read', delayMs: 10, when: 'after' });
     const io = readIo(0);
     void submit(backend, 'read', io);
-    expect(isPinned(io.lent[0]!.buffer)).to.equal(true);
     await submit(backend, 'write', writeIo(0, 2));
     clock.advance(10);
     expect(io.status).to.equal(0);
     expect(io.data).to.deep.equal(pattern(512, 1));
-    expect(pinnedCount).to.equal(0);
   });
 
   it('holds until released, in order', async () => {
