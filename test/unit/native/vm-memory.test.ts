@@ -67,7 +67,6 @@ describe('mapped memory', () => {
     const done = memory.unmap().then(() => {
       unmapped = true;
     });
-    memory.release();
     await new Promise((resolve) => setImmediate(resolve));
     expect(unmapped).to.equal(false);
     const lease = leaseThreadEngine('thread-pool')!;
@@ -76,6 +75,7 @@ describe('mapped memory', () => {
       io = true;
       expect(view.length, 'unmapped under I/O').to.equal(PAGE);
     });
+    memory.release();
     await done;
     expect(io, 'unmapped before its I/O was done').to.equal(true);
     lease.release();
