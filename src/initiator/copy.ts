@@ -22,8 +22,11 @@ export interface CopySource {
 /** @public */
 export interface CopyOptions extends IoOptions {
   readonly fua?: boolean;
-  /** Descriptor format; default 0 within one namespace, else 2, which is enabled (feature 16h) if need be. */
-  readonly format?: 0 | 2;
+  /**
+   * Descriptor format; default 0 within one namespace, else 2. 1 and 3 are the same with room for larger tags. 2 and 3 are enabled (feature 16h)
+   * if need be.
+   */
+  readonly format?: 0 | 1 | 2 | 3;
 }
 
 /** The destination, as far as copying goes. */
@@ -42,7 +45,9 @@ export type RunCopy = (
   replayable: boolean,
 ) => Promise<void>;
 
-const DESCRIPTOR_BYTES = 32;
+/** By format. */
+const DESCRIPTOR_BYTES: readonly number[] = [32, 40, 32, 40];
+/** Bit of the format: its descriptors name the namespace of their source. */
 const FORMAT_ANY_NAMESPACE = 2;
 const FAST_COPY_ONLY = 0x8000;
 const FUA = 0x4000_0000;
@@ -65,7 +70,8 @@ export async function copyRanges(
   if (sources.length === 0) throw new NvmeofError('NVMEOF_ERR_ARGUMENT', 'Copy has no source range; give at least one');
   const elsewhere = sources.some((source) => (source.nsid ?? nsid) !== nsid);
   const format = options.format ?? (elsewhere ? FORMAT_ANY_NAMESPACE : 0);
-  if (elsewhere && format !== FORMAT_ANY_NAMESPACE) {
+  const within = (format & FORMAT_ANY_NAMESPACE) === 0;
+  if (elsewhere && within) {
     throw new NvmeofError('NVMEOF_ERR_ARGUMENT', `Copy format ${format} has no source namespaces; take format 2`);
   }
   const commands = split(destination.identify, sources);
@@ -77,7 +83,7 @@ export async function copyRanges(
     const told = `Copy of ${total} blocks onto its own sources takes ${commands.length} commands`;
     throw new NvmeofError('NVMEOF_ERR_ARGUMENT', `${told}, the first of which would change what the next copy`);
   }
-  if (format === FORMAT_ANY_NAMESPACE) await enableFormat(controller, format);
+  if (!within) await enableFormat(controller, format);
   let at = slba;
   for (const pieces of commands) {
     const sqe = buildSqe({
@@ -87,14 +93,12 @@ export async function copyRanges(
       cdw11: at / 0x1_0000_0000,
       cdw12: (pieces.length - 1) | (format << 8) | (options.fua ? FUA : 0),
     });
-    const data = descriptors(pieces, format === FORMAT_ANY_NAMESPACE ? nsid : undefined);
+    const data = descriptors(pieces, DESCRIPTOR_BYTES[format]!, within ? undefined : nsid);
     const what = `Copy to namespace ${nsid}, block ${at}`;
-    // sent again, a copy onto its sources would copy what it has changed; format 2 must be enabled again first
-    await run(what, sqe, data, format === 0 ? undefined : controller, !overlaps && format === 0).catch(
-      (error: unknown) => {
-        throw error instanceof NvmeStatusError ? atSource(what, error, sources, pieces) : error;
-      },
-    );
+    // sent again, a copy onto its sources would copy what it has changed; formats 2 and 3 must be enabled again first
+    await run(what, sqe, data, within ? undefined : controller, !overlaps && within).catch((error: unknown) => {
+      throw error instanceof NvmeStatusError ? atSource(what, error, sources, pieces) : error;
+    });
     at += pieces.reduce((sum, { blockCount }) => sum + blockCount, 0);
   }
 }
@@ -137,10 +141,10 @@ function split({ mssrl, mcl, msrc }: IdentifyNamespace, sources: readonly CopySo
 }
 
 /** @param nsid of the destination, where descriptors name namespaces */
-function descriptors(pieces: readonly Piece[], nsid: number | undefined): Uint8Array {
-  const view = new DataView(new ArrayBuffer(pieces.length * DESCRIPTOR_BYTES));
+function descriptors(pieces: readonly Piece[], bytes: number, nsid: number | undefined): Uint8Array {
+  const view = new DataView(new ArrayBuffer(pieces.length * bytes));
   pieces.forEach(({ source, slba, blockCount }, i) => {
-    const at = i * DESCRIPTOR_BYTES;
+    const at = i * bytes;
     if (nsid !== undefined) view.setUint32(at, source.nsid ?? nsid, true);
     view.setBigUint64(at + 8, BigInt(slba), true);
     view.setUint16(at + 16, blockCount - 1, true);
@@ -149,21 +153,21 @@ function descriptors(pieces: readonly Piece[], nsid: number | undefined): Uint8A
   return new Uint8Array(view.buffer);
 }
 
-/** Associations on which it is enabled: a reset or a new connection disables it. */
-const enabled = new WeakSet<Association>();
+/** The formats that are enabled on an association, as CDFE: a reset or a new connection disables them. */
+const enabled = new WeakMap<Association, number>();
 
 async function enableFormat(controller: HostController, format: number): Promise<void> {
   const { association } = controller;
-  if (association !== undefined && enabled.has(association)) return;
+  if (association !== undefined && ((enabled.get(association) ?? 0) & (1 << format)) !== 0) return;
   if ((controller.identify.ocfs & (1 << format)) === 0) {
     const told = `Copy between namespaces (descriptor format ${format}) is not supported by the controller`;
     throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', `${told}; read and write instead`);
   }
   const { data } = await controller.getFeature(Feature.HostBehaviorSupport, { readBytes: HOST_BEHAVIOR_BYTES });
   const behavior = hostBehaviorCodec.decode(data);
-  if ((behavior.cdfe & (1 << format)) === 0) {
-    const next = hostBehaviorCodec.encode({ ...behavior, cdfe: behavior.cdfe | (1 << format) });
-    await controller.setFeature(Feature.HostBehaviorSupport, { data: next });
+  const cdfe = behavior.cdfe | (1 << format);
+  if (cdfe !== behavior.cdfe) {
+    await controller.setFeature(Feature.HostBehaviorSupport, { data: hostBehaviorCodec.encode({ ...behavior, cdfe }) });
   }
-  if (association !== undefined && association === controller.association) enabled.add(association);
+  if (association !== undefined && association === controller.association) enabled.set(association, cdfe);
 }

@@ -142,6 +142,18 @@ describe('conformance: ANA', () => {
     });
   }
 
+  it('a change on one port is no event, and no count, on the other', async () => {
+    for (const host of [admin, otherAdmin]) await host.setFeature(0x0b, ANA_EVENT);
+    const [mine, theirs] = [aer(), aer(otherAdmin)];
+    const count = async (): Promise<bigint> =>
+      decodeAnaLog((await otherAdmin.logPage(0x0c, 4096, { rae: true })).data).chgcnt;
+    const before = await count();
+    set(Inaccessible);
+    expect((await mine).result0).to.equal(ANA_NOTICE);
+    expect(await pendingStill(theirs)).to.equal(true);
+    expect(await count()).to.equal(before);
+  });
+
   it('a write that waits for its data is turned away when its namespace moves to an inaccessible group', async () => {
     set(Inaccessible, 1, 2);
     const write = await halfWritten(io, 0xaa);

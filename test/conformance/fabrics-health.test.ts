@@ -140,6 +140,16 @@ describe('conformance: critical warnings', () => {
     expect((await event).result0).to.equal(TEMPERATURE);
   });
 
+  it('a warning that stands over a reset is told again', async () => {
+    backend.becomes(Warning.Reliability);
+    for (const round of ['before', 'after']) {
+      await admin.setFeature(0x0b, 0xff);
+      expect((await aer()).result0, round).to.equal(RELIABILITY);
+      await admin.propertySet(0x14, 0);
+      await admin.enable();
+    }
+  });
+
   it('a reset forgets thresholds, bits and what was told', async () => {
     await admin.setFeature(0x0b, 0xff);
     await admin.setFeature(4, 300);

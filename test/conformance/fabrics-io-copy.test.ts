@@ -14,6 +14,7 @@ const FAST_COPY_NOT_POSSIBLE = 0x186;
 const OVERLAPPING = 0x187;
 const FAST_COPY_ONLY = 0x8000;
 const CDFE_FORMAT_2 = 0x04;
+const CDFE_FORMAT_3 = 0x08;
 
 interface Source {
   readonly block: number;
@@ -22,13 +23,16 @@ interface Source {
   readonly options?: number;
 }
 
-function descriptors(sources: readonly Source[]): Buffer {
-  const data = Buffer.alloc(sources.length * 32);
+/** Formats 0 and 2 have 32 bytes each, 1 and 3 have 40, in which the tags are of no use here. */
+function descriptors(sources: readonly Source[], format = 0): Buffer {
+  const bytes = (format & 1) === 0 ? 32 : 40;
+  const data = Buffer.alloc(sources.length * bytes, 0xee);
   sources.forEach(({ block, blocks, nsid = 0, options = 0 }, i) => {
-    data.writeUInt32LE(nsid, i * 32);
-    data.writeBigUInt64LE(BigInt(block), i * 32 + 8);
-    data.writeUInt16LE(blocks - 1, i * 32 + 16);
-    data.writeUInt16LE(options, i * 32 + 22);
+    data.fill(0, i * bytes, i * bytes + 24);
+    data.writeUInt32LE(nsid, i * bytes);
+    data.writeBigUInt64LE(BigInt(block), i * bytes + 8);
+    data.writeUInt16LE(blocks - 1, i * bytes + 16);
+    data.writeUInt16LE(options, i * bytes + 22);
   });
   return data;
 }
@@ -41,12 +45,12 @@ function copy(
 ): Promise<Completion> {
   const cdw12 = (sources.length - 1) | ((more.format ?? 0) << 8);
   const fields = { opcode: 0x19, nsid: more.nsid ?? 1, cdw10: to, cdw12 };
-  return io.command(fields, { data: more.data ?? descriptors(sources), by: more.by ?? 'capsule' });
+  return io.command(fields, { data: more.data ?? descriptors(sources, more.format), by: more.by ?? 'capsule' });
 }
 
-async function enableFormat2(admin: RawHost): Promise<void> {
+async function enableFormat2(admin: RawHost, cdfe = CDFE_FORMAT_2): Promise<void> {
   const data = Buffer.alloc(512);
-  data.writeUInt16LE(CDFE_FORMAT_2, 4);
+  data.writeUInt16LE(cdfe, 4);
   expect((await admin.setFeature(0x16, 0, { data })).status).to.equal(0);
 }
 
@@ -76,10 +80,10 @@ for (const kind of ['memory', 'copying'] as const) {
     const read = async (block: number, blocks: number, nsid = 1): Promise<Buffer> =>
       (await io.read(block, blocks, { nsid })).data;
 
-    it('is advertised with its limits: ONCS, OCFS 0 and 2, MSSRL, MCL, MSRC', async () => {
+    it('is advertised with its limits: ONCS, OCFS 0 to 3, MSSRL, MCL, MSRC', async () => {
       const controller = (await admin.identify(1)).data;
       expect(controller.readUInt16LE(520) & 0x300, 'ONCS: Copy, single atomicity').to.equal(0x300);
-      expect(controller.readUInt16LE(534), 'OCFS').to.equal(5);
+      expect(controller.readUInt16LE(534), 'OCFS').to.equal(0xf);
       const namespace = (await admin.identify(0, { nsid: 1 })).data;
       expect([namespace.readUInt16LE(74), namespace.readUInt32LE(76), namespace[80]]).to.deep.equal([8192, 32768, 127]);
     });
@@ -140,21 +144,25 @@ for (const kind of ['memory', 'copying'] as const) {
       expect((await read(50000, 1)).every((byte) => byte === 0)).to.equal(true);
     });
 
-    it('49: formats that are not in OCFS; format 2 without CDFE, and after a reset: Invalid Field', async () => {
+    it('49: formats that are not in OCFS; formats 2 and 3 without their bit of CDFE, and after a reset: Invalid Field', async () => {
       const source = [{ block: 0, blocks: 1, nsid: 1 }];
-      for (const format of [1, 2, 3, 4, 15]) {
-        const done = await copy(io, 100, source, { format, data: Buffer.alloc(40) });
-        expect([done.code, done.dnr], `format ${format}`).to.deep.equal([INVALID_FIELD, true]);
-      }
+      const refused = async (...formats: number[]): Promise<void> => {
+        for (const format of formats) {
+          const done = await copy(io, 100, source, { format, data: Buffer.alloc(40) });
+          expect([done.code, done.dnr], `format ${format}`).to.deep.equal([INVALID_FIELD, true]);
+        }
+      };
+      await refused(2, 3, 4, 15);
       await enableFormat2(admin);
       expect((await copy(io, 100, source, { format: 2 })).status).to.equal(0);
-      for (const format of [1, 3]) {
-        expect((await copy(io, 100, source, { format, data: Buffer.alloc(40) })).code).to.equal(INVALID_FIELD);
-      }
+      await refused(3);
+      await enableFormat2(admin, CDFE_FORMAT_3);
+      expect((await copy(io, 100, source, { format: 3 })).status).to.equal(0);
+      await refused(2);
       await admin.propertySet(0x14, 0);
       await admin.enable();
-      const again = await t.io(admin);
-      expect((await copy(again, 100, source, { format: 2 })).code).to.equal(INVALID_FIELD);
+      io = await t.io(admin);
+      await refused(2, 3);
     });
 
     it('16h: CDFE of formats that are not served, LBAFEE, reserved values: Invalid Field; what is set is read back', async () => {
@@ -162,7 +170,6 @@ for (const kind of ['memory', 'copying'] as const) {
         [0, 2],
         [2, 1],
         [3, 1],
-        [4, 0x08],
         [4, 0x10],
         [5, 0x80],
       ] as const) {
@@ -175,21 +182,22 @@ for (const kind of ['memory', 'copying'] as const) {
       expect((await admin.getFeature(0x16, { sel: 1, readBytes: 512 })).data.readUInt16LE(4)).to.equal(0);
     });
 
-    it('format 2 copies between namespaces', async () => {
-      await enableFormat2(admin);
-      const one = pattern(64 * 512, 4);
-      const two = pattern(64 * 512, 5);
-      await write(0, one, 1);
-      await write(0, two, 2);
-      const sources = [
-        { block: 8, blocks: 2, nsid: 2 },
-        { block: 3, blocks: 1, nsid: 1 },
-        { block: 60, blocks: 4, nsid: 2 },
-      ];
-      expect((await copy(io, 2000, sources, { format: 2, nsid: 2 })).status).to.equal(0);
-      const expected = [two.subarray(4096, 5120), one.subarray(1536, 2048), two.subarray(60 * 512)];
-      expect((await read(2000, 7, 2)).equals(Buffer.concat(expected))).to.equal(true);
-    });
+    for (const format of [2, 3])
+      it(`format ${format} copies between namespaces`, async () => {
+        await enableFormat2(admin, 1 << format);
+        const one = pattern(64 * 512, 4);
+        const two = pattern(64 * 512, 5);
+        await write(0, one, 1);
+        await write(0, two, 2);
+        const sources = [
+          { block: 8, blocks: 2, nsid: 2 },
+          { block: 3, blocks: 1, nsid: 1 },
+          { block: 60, blocks: 4, nsid: 2 },
+        ];
+        expect((await copy(io, 2000, sources, { format, nsid: 2 })).status).to.equal(0);
+        const expected = [two.subarray(4096, 5120), one.subarray(1536, 2048), two.subarray(60 * 512)];
+        expect((await read(2000, 7, 2)).equals(Buffer.concat(expected))).to.equal(true);
+      });
 
     it('86: SNSID 0, FFFFFFFFh, beyond NN: Invalid Namespace; inactive: Invalid Field', async () => {
       await enableFormat2(admin);
@@ -202,8 +210,9 @@ for (const kind of ['memory', 'copying'] as const) {
         const done = await copy(io, 100, [{ block: 0, blocks: 1, nsid }], { format: 2 });
         expect([done.code, done.result0], `SNSID ${nsid}`).to.deep.equal([code, 0]);
       }
-      // format 0 has no SNSID: the field is reserved
-      expect((await copy(io, 100, [{ block: 0, blocks: 1, nsid: 77 }])).status).to.equal(0);
+      // formats 0 and 1 have neither SNSID nor SOPT: the fields are reserved
+      const reserved = [{ block: 0, blocks: 1, nsid: 77, options: FAST_COPY_ONLY }];
+      for (const format of [0, 1]) expect((await copy(io, 100, reserved, { format })).status).to.equal(0);
     });
 
     it('87: another block size: 1/85h, DW0 names the range; what comes before it is copied', async () => {
@@ -388,7 +397,7 @@ describe(`conformance: Copy against a plain model (seed ${SEED})`, () => {
       t.target.addNamespace(t.subsystem, { nsid: 2, backend: make() });
       try {
         const { admin, io } = await t.association();
-        await enableFormat2(admin);
+        await enableFormat2(admin, CDFE_FORMAT_2 | CDFE_FORMAT_3);
         let next = 1;
         /** What each block holds: a number that was written there first. */
         const model: number[][] = [[], [], []];
@@ -405,10 +414,10 @@ describe(`conformance: Copy against a plain model (seed ${SEED})`, () => {
         await fill(2);
         for (let round = 0; round < 150; round++) {
           const nsid = 1 + random(2);
-          const format = random(2) * 2;
+          const format = random(4);
           const sources: Source[] = Array.from({ length: 1 + random(4) }, () => {
             const blocks = 1 + random(60);
-            return { block: random(BLOCKS - blocks), blocks, nsid: format === 0 ? nsid : 1 + random(2) };
+            return { block: random(BLOCKS - blocks), blocks, nsid: format < 2 ? nsid : 1 + random(2) };
           });
           const total = sources.reduce((sum, { blocks }) => sum + blocks, 0);
           const to = random(BLOCKS - total);
@@ -418,7 +427,7 @@ describe(`conformance: Copy against a plain model (seed ${SEED})`, () => {
           const done = await copy(io, to, sources, { nsid, format });
           const what = `round ${round}: format ${format} to ${nsid}/${to} from ${JSON.stringify(sources)}`;
           const before = model.map((blocks) => [...blocks]);
-          if (format === 2 && overlapping) {
+          if (format >= 2 && overlapping) {
             expect(done.code, what).to.equal(OVERLAPPING);
           } else {
             expect(done.status, what).to.equal(0);
@@ -444,4 +453,36 @@ describe(`conformance: Copy against a plain model (seed ${SEED})`, () => {
       }
     });
   }
+});
+
+describe('conformance: FUA', () => {
+  it('of Write, Copy, and the Write of a fused pair reaches the backend; without it, none does', async () => {
+    const backend = new CopyBackend();
+    const t = await TestTarget.start({ backend });
+    try {
+      const { io } = await t.association();
+      const FUA = 0x4000_0000;
+      const block = Buffer.alloc(512);
+      for (const [cdw12, expected] of [
+        [0, [0, 0, 0]],
+        [FUA, [1, 2, 3]],
+      ] as const) {
+        const counts: number[] = [];
+        expect((await io.command({ opcode: 1, nsid: 1, cdw12 }, { data: block })).status).to.equal(0);
+        counts.push(backend.fuaCount);
+        const source = descriptors([{ block: 0, blocks: 1 }]);
+        expect((await io.command({ opcode: 0x19, nsid: 1, cdw10: 9, cdw12 }, { data: source })).status).to.equal(0);
+        counts.push(backend.fuaCount);
+        const pair = [
+          io.command({ opcode: 5, flags: 0x41, nsid: 1, cdw12: 0 }, { data: block }),
+          io.command({ opcode: 1, flags: 0x42, nsid: 1, cdw12 }, { data: block }),
+        ];
+        for (const { status } of await Promise.all(pair)) expect(status).to.equal(0);
+        counts.push(backend.fuaCount);
+        expect(counts).to.deep.equal(expected);
+      }
+    } finally {
+      await t.close();
+    }
+  });
 });

@@ -477,6 +477,22 @@ describe('conformance: reservations', () => {
       await ok(a.register(A), a.io.write(0, Buffer.alloc(512)));
     });
 
+    it('nor does it where the backend is done in the same turn', async () => {
+      await t.close();
+      await start(); // in memory
+      await held(3);
+      const data = Buffer.alloc(16384, 0x77);
+      const done = a.io.completion(9, { data, manual: true });
+      await a.io.send(a.io.commandBytes({ opcode: 1, nsid: 1, cid: 9, cdw12: 31 }, { data, by: 'r2t' }));
+      const { ttag } = await a.io.next();
+      const taking = b.acquire(B, 3, 2, A);
+      await settle();
+      await a.io.send(a.io.h2cData({ cccid: 9, ttag, offset: 0, last: true }, data));
+      expect((await done).code).to.equal(PREEMPT_ABORTED);
+      await ok(taking);
+      expect((await b.io.read(0, 32)).data.includes(0x77)).to.equal(false);
+    });
+
     it('a victim that never sends its data cannot hold it up: after two seconds its connection is closed', async () => {
       await held(3);
       const data = Buffer.alloc(16384, 0x77);

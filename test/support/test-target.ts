@@ -173,6 +173,8 @@ export class CopyBackend implements BlockBackend {
   hold = false;
   readonly held: (() => void)[] = [];
   flushCount = 0;
+  /** Writes that must be durable. */
+  fuaCount = 0;
   /** Throws in `read` when set. */
   bug: Error | undefined;
 
@@ -202,6 +204,7 @@ export class CopyBackend implements BlockBackend {
 
   write(io: BlockIo): void {
     io.retain();
+    if (io.fua) this.fuaCount++;
     this.#later(() => {
       let at = io.offsetBytes;
       for (let i = 0; i < io.segmentCount; i++) {

@@ -97,9 +97,6 @@ function sourcesOf(flags: CopyFlags): CopySource[] {
   if (snsids.length !== 0 && snsids.length !== slbs.length) {
     throw new ConfigError(`copy: found ${snsids.length} --snsids, allowed are none or ${slbs.length}`);
   }
-  if (flags.format !== undefined && flags.format !== 0 && flags.format !== 2) {
-    throw new ConfigError(`copy --format: found ${flags.format}, allowed are 0 and 2`);
-  }
   return slbs.map((slba, i) => ({
     slba,
     blockCount: blocks[i]! + 1,
@@ -108,23 +105,33 @@ function sourcesOf(flags: CopyFlags): CopySource[] {
   }));
 }
 
+const COPY_FORMATS = [0, 1, 2, 3] as const;
+
+/** Format 0, or 2 where sources name their namespace. @throws ConfigError */
+function copyFormatOf({ format, snsids, sopts }: CopyFlags): (typeof COPY_FORMATS)[number] {
+  if (format === undefined) return snsids.length > 0 || sopts.length > 0 ? 2 : 0;
+  const known = COPY_FORMATS.find((one) => one === format);
+  if (known === undefined) throw new ConfigError(`copy --format: found ${format}, allowed are 0 to 3`);
+  return known;
+}
+
 export function registerCopy(program: Command): void {
   addAddress(program.command('copy').description('have the controller copy blocks'), 'dsbNOfF', true)
     .option('-d, --sdlba <lba>', 'first block of the destination', parseInteger, 0)
     .option('-s, --slbs <list>', 'first block of each source', integers, [])
     .option('-b, --blocks <list>', "blocks of each source, 0's based", integers, [])
-    .option('-N, --snsids <list>', 'namespace of each source (format 2)', integers, [])
-    .option('-O, --sopts <list>', 'options of each source: 0x8000 fast copy only (format 2)', integers, [])
+    .option('-N, --snsids <list>', 'namespace of each source (formats 2 and 3)', integers, [])
+    .option('-O, --sopts <list>', 'options of each source: 0x8000 fast copy only (formats 2 and 3)', integers, [])
     .option('-f, --force-unit-access', 'on stable media before it completes')
-    .option('-F, --format <0|2>', 'descriptor format (default: 2 with --snsids, else 0)', parseInteger)
+    .option('-F, --format <0..3>', 'descriptor format (default: 2 with --snsids, else 0)', parseInteger)
     .action((uri: string | undefined, flags: CopyFlags) =>
       onNamespace('copy', uri, flags, async (namespace, signal) => {
         const sources = sourcesOf(flags);
-        const format = flags.format ?? (flags.snsids.length > 0 || flags.sopts.length > 0 ? 2 : 0);
+        const format = copyFormatOf(flags);
         await namespace.copy(flags.sdlba, sources, {
           signal,
           fua: flags.forceUnitAccess ?? false,
-          format: format === 2 ? 2 : 0,
+          format,
         });
         if (flags.output === 'text') printLine('NVMe Copy: success');
         return { ranges: sources.length, blocks: sources.reduce((sum, { blockCount }) => sum + blockCount, 0) };

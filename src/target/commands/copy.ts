@@ -11,12 +11,14 @@ import { admitted } from './admitted.ts';
 import type { CommandHandler } from './command-set.ts';
 
 /**
- * OCFS: descriptor formats 0 (sources in the destination namespace) and 2 (any namespace). Formats 1 and 3 belong to namespaces with 32-bit or
- * 64-bit guards, which there are none of.
+ * OCFS: descriptor formats 0 and 1 (sources in the destination namespace), 2 and 3 (any namespace). Formats 1 and 3 have room for the tags of
+ * 32-bit and 64-bit guards; without protection information, each does what its neighbour does.
  */
-export const COPY_FORMATS = 0x05;
-const FORMAT_WITHIN_NAMESPACE = 0;
-const DESCRIPTOR_BYTES = 32;
+export const COPY_FORMATS = 0x0f;
+/** Bit of the format: its sources may be in any namespace. */
+const FORMAT_ANY_NAMESPACE = 2;
+/** By format. */
+const DESCRIPTOR_BYTES: readonly number[] = [32, 40, 32, 40];
 const SOPT_FAST_COPY_ONLY = 0x8000;
 const CDW12_FUA = 0x4000_0000;
 
@@ -40,13 +42,13 @@ export const copy: CommandHandler = {
     if (namespace === undefined) return request.status;
     const format = formatOf(request);
     const { copyFormatsEnabled } = request.queuePair.controller!.hostBehavior;
-    const enabled = format === FORMAT_WITHIN_NAMESPACE || (copyFormatsEnabled & (1 << format)) !== 0;
+    const enabled = (format & FORMAT_ANY_NAMESPACE) === 0 || (copyFormatsEnabled & (1 << format)) !== 0;
     if ((COPY_FORMATS & (1 << format)) === 0 || !enabled) return request.invalidField(49);
     const ranges = (sqeCdw12(request.sqe, request.sqeBase) & 0xff) + 1;
     if (ranges > RANGES_MAX) return request.fail(IoStatus.CommandSizeLimitExceeded, 48);
     if (sqeSlba(request.sqe, request.sqeBase) >= namespace.blockCount) return Status.LbaOutOfRange | DNR;
     request.direction = Direction.HostToController;
-    request.transferBytes = ranges * DESCRIPTOR_BYTES;
+    request.transferBytes = ranges * DESCRIPTOR_BYTES[format]!;
     return 0;
   },
   execute(request): void {
@@ -79,10 +81,12 @@ function planOf(request: Request): Plan | number {
   const controller = request.queuePair.controller!;
   const data = request.data();
   const view = new DataView(data.buffer, data.byteOffset, request.transferBytes);
+  const format = formatOf(request);
+  const descriptorBytes = DESCRIPTOR_BYTES[format]!;
   const { mssrl, mcl } = copyLimits(namespace.blockSize);
   const sdlba = sqeSlba(request.sqe, request.sqeBase);
   let blocks = 0;
-  for (let at = 0; at < view.byteLength; at += DESCRIPTOR_BYTES) {
+  for (let at = 0; at < view.byteLength; at += descriptorBytes) {
     const count = view.getUint16(at + 16, true) + 1;
     if (count > mssrl) return IoStatus.CommandSizeLimitExceeded | DNR;
     blocks += count;
@@ -93,10 +97,10 @@ function planOf(request: Request): Plan | number {
   request.lengthBytes = blocks * namespace.blockSize;
 
   const sources: CopySource[] = [];
-  const within = formatOf(request) === FORMAT_WITHIN_NAMESPACE;
+  const within = (format & FORMAT_ANY_NAMESPACE) === 0;
   let fault = 0;
-  for (let at = 0; at < view.byteLength; at += DESCRIPTOR_BYTES) {
-    const source = sourceOf(view, at, within ? namespace.nsid : view.getUint32(at, true), controller, namespace);
+  for (let at = 0; at < view.byteLength; at += descriptorBytes) {
+    const source = sourceOf(view, at, within, controller, namespace);
     if (typeof source === 'number') {
       fault ||= source;
       continue;
@@ -116,15 +120,17 @@ const overlaps = (one: CopySource, other: { readonly offsetBytes: number; readon
 function sourceOf(
   view: DataView,
   at: number,
-  nsid: number,
+  within: boolean,
   controller: Controller,
   destination: Namespace,
 ): CopySource | number {
+  const nsid = within ? destination.nsid : view.getUint32(at, true);
   if (nsid === 0 || nsid > controller.subsystem.nsidMax) return Status.InvalidNamespaceOrFormat | DNR;
   const namespace = controller.subsystem.namespaces[nsid];
   if (!isReadable(controller, nsid)) return refusalOf(controller, namespace, READ) ?? Status.InvalidField | DNR;
   if (namespace!.blockSize !== destination.blockSize) return IoStatus.IncompatibleNamespaceOrFormat | DNR;
-  if ((view.getUint16(at + 22, true) & SOPT_FAST_COPY_ONLY) !== 0) return IoStatus.FastCopyNotPossible | DNR;
+  // (reserved in the formats within a namespace)
+  if (!within && (view.getUint16(at + 22, true) & SOPT_FAST_COPY_ONLY) !== 0) return IoStatus.FastCopyNotPossible | DNR;
   const slba = view.getUint32(at + 8, true) + view.getUint32(at + 12, true) * 2 ** 32;
   const blocks = view.getUint16(at + 16, true) + 1;
   if (slba + blocks > namespace!.blockCount) return Status.LbaOutOfRange | DNR;

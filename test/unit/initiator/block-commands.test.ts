@@ -169,6 +169,29 @@ describe('initiator: block commands on our target', () => {
     expect(Buffer.compare(await other.read(100, 16), data)).to.equal(0);
   });
 
+  it('copy by each descriptor format; 3 does not take 2 away', async () => {
+    const other = await controller.namespace(2);
+    const data = pattern(8192, 9);
+    await namespace.write(0, data);
+    for (const format of [2, 3, 2] as const) {
+      const at = 100 + format * 100;
+      await other.copy(
+        at,
+        [
+          { nsid: 1, slba: 8, blockCount: 8 },
+          { nsid: 1, slba: 0, blockCount: 8 },
+        ],
+        { format },
+      );
+      const expected = Buffer.concat([data.subarray(4096), data.subarray(0, 4096)]);
+      expect(Buffer.compare(await other.read(at, 16), expected), `format ${format}`).to.equal(0);
+    }
+    for (const format of [0, 1] as const) {
+      await namespace.copy(100 + format * 100, [{ slba: 0, blockCount: 16 }], { format });
+      expect(Buffer.compare(await namespace.read(100 + format * 100, 16), data), `format ${format}`).to.equal(0);
+    }
+  });
+
   it('copy: a source that fails is named', async () => {
     const error = await rejection(
       namespace.copy(1000, [

@@ -729,6 +729,16 @@ describe('HostController', () => {
       }
     });
 
+    it('a write that never reached the socket does not wait', async () => {
+      const namespace = await (await connect({ reconnectDelayMs: 1000 })).namespace(1);
+      clock.advance(5000);
+      const writing = namespace.write(0, pattern(512));
+      controller!.reset(); // in the same turn: nothing was sent yet
+      await advance(clock, 500, 50);
+      await writing;
+      expect(controller?.io.replayedCount).to.equal(1);
+    });
+
     it('at once with quiesceMs 0', async () => {
       const [again, calls] = await loseUnderIo({ quiesceMs: 0 }, cut);
       await advance(clock, 20, 10);

@@ -98,7 +98,7 @@ describe('host verbs for blocks', () => {
     for (const [args, message] of [
       [['-s', '0,1', '-b', '1'], /found 2 --slbs and 1 --blocks/],
       [['-s', '0', '-b', '1', '-N', '1,2'], /found 2 --snsids, allowed are none or 1/],
-      [['-s', '0', '-b', '1', '-F', '1'], /--format: found 1, allowed are 0 and 2/],
+      [['-s', '0', '-b', '1', '-F', '4'], /--format: found 4, allowed are 0 to 3/],
       [['-s', '0', '-b', '1', '-d', '9', '-O', '0x8000'], /Fast Copy Not Possible/],
     ] as const) {
       expect((await rejection(run('copy', ...args))).message).to.match(message);
