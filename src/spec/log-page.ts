@@ -43,6 +43,7 @@ export const AsyncNotice = {
   NamespaceAttribute: 0x00,
   FirmwareActivation: 0x01,
   AnaChange: 0x03,
+  LbaStatusInformation: 0x05,
   AllocatedNamespaceAttribute: 0x09,
   DiscoveryChange: 0xf0,
 } as const;
@@ -55,6 +56,13 @@ export const AsyncEventBit = {
   NamespaceAttribute: 0x100,
   FirmwareActivation: 0x200,
   AnaChange: 0x800,
+  LbaStatusInformation: 0x2000,
   AllocatedNamespaceAttribute: 0x80000,
   DiscoveryChange: 0x80000000,
 } as const;
+/** What an I/O controller of ours reports. */
+export const IO_EVENT_BITS: number =
+  AsyncEventBit.NamespaceAttribute |
+  AsyncEventBit.AnaChange |
+  AsyncEventBit.LbaStatusInformation |
+  AsyncEventBit.AllocatedNamespaceAttribute;

@@ -4,6 +4,7 @@
  */
 
 import type { UserDataLog } from '../migration/user-data-log.ts';
+import { Feature } from '../spec/feature.ts';
 import { ControllerType } from '../spec/identify.ts';
 import { AsyncEventBit, AsyncNotice, LogPage } from '../spec/log-page.ts';
 import { Cc, Csts, NVME_VERSION_2_1, Property } from '../spec/property.ts';
@@ -16,6 +17,7 @@ import { reportWarnings } from './device-health.ts';
 import { ErrorLog } from './error-log.ts';
 import { HOST_BEHAVIOR_DEFAULT, type HostBehaviorSettings } from './host-behavior.ts';
 import type { Namespace } from './namespace.ts';
+import { PacedNotice } from './paced-notice.ts';
 import type { QueuePair } from './queue-pair.ts';
 import { ReservationNotices } from './reservation-notices.ts';
 import type { HostKey } from './reservation-state.ts';
@@ -31,6 +33,8 @@ const DISCOVERY_IDLE_MS = 120_000;
 const ENABLE_TIMEOUT_MS = 120_000;
 /** CAP.TO and CRTO: ready within 7.5 s (500 ms units). */
 const READY_TIMEOUT_500MS = 15;
+/** Feature 15h counts in these. */
+const LSIRI_UNIT_MS = 100;
 /** `Controller.host` of a host that gave no identifier. */
 export const NO_HOST: HostKey = '0'.repeat(32);
 
@@ -88,6 +92,7 @@ export class Controller {
   readonly startedMs: number;
   /** Feature 16h. */
   hostBehavior: HostBehaviorSettings = HOST_BEHAVIOR_DEFAULT;
+  readonly #lbaStatusNotice: PacedNotice;
   /** Critical warnings that the host was told of. */
   #warningsTold = 0;
   /** Log page 0Eh while it stands still. */
@@ -122,6 +127,9 @@ export class Controller {
     this.inCapsuleBytes = options.inCapsuleBytes;
     this.ioQueuesMax = subsystem.ioQueuesMax;
     this.#clock = clock;
+    this.#lbaStatusNotice = new PacedNotice(clock, () =>
+      this.asyncEvents.notice(AsyncNotice.LbaStatusInformation, LogPage.LbaStatus, AsyncEventBit.LbaStatusInformation),
+    );
     this.startedMs = clock.nowMs();
     this.access = new Uint8Array(subsystem.nsidMax + 1);
     this.accessChanged();
@@ -211,6 +219,7 @@ export class Controller {
     this.#enableDefaultEvents();
     this.features.clear();
     this.#warningsTold = 0;
+    this.#lbaStatusNotice.reset();
     this.#resetIoFeatures();
     this.ioQueuesMax = this.subsystem.ioQueuesMax;
     this.#changedNamespaces.clear();
@@ -390,6 +399,7 @@ export class Controller {
     this.#onQuiet = undefined;
     this.#keepAlive?.cancel();
     this.#enableTimer?.cancel();
+    this.#lbaStatusNotice.reset();
     this.#dropAsyncEvents();
     const pairs = [this.#admin, ...this.#ioQueues.values()];
     this.#admin = undefined;
@@ -472,6 +482,13 @@ export class Controller {
   /** The ANA state of some of its namespaces is another: the host is told through log page 0Ch. */
   anaChanged(): void {
     this.asyncEvents.notice(AsyncNotice.AnaChange, LogPage.Ana, AsyncEventBit.AnaChange);
+  }
+
+  /** Blocks of one of its namespaces became unreadable: the host is told through log page 0Eh, as often as feature 15h allows. */
+  lbaStatusChanged(): void {
+    if ((this.asyncEvents.configuration & AsyncEventBit.LbaStatusInformation) === 0) return;
+    const lsiri = this.features.get(Feature.LbaStatusInformationInterval) ?? 0;
+    this.#lbaStatusNotice.due(lsiri * LSIRI_UNIT_MS);
   }
 
   /** What is below tells something else of its health, or the host has other thresholds, or wants other events. */

@@ -260,10 +260,17 @@ export class Subsystem {
     namespace.writeProtection = savedProtection(this.state, namespace);
     this.namespaces[nsid] = namespace;
     options.backend.watchHealth?.(() => this.#healthChanged());
+    namespace.uncorrectable.onMarked = () => this.#blocksUnreadable(namespace);
     this.migration?.namespaceAdded();
     this.#changed(namespace);
     this.#anaListChanged(namespace.anagrpid);
     return namespace;
+  }
+
+  #blocksUnreadable(namespace: Namespace): void {
+    for (const controller of this.#controllers.values()) {
+      if (namespace.isAttachedTo(controller)) controller.lbaStatusChanged();
+    }
   }
 
   #healthChanged(): void {

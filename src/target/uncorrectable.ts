@@ -29,6 +29,8 @@ export class UncorrectableBlocks {
 
   /** Raised by every change. */
   generation = 0;
+  /** Called when blocks became unreadable. */
+  onMarked: () => void = () => {};
 
   get blockCount(): number {
     let count = 0;
@@ -55,6 +57,7 @@ export class UncorrectableBlocks {
     this.#ranges.add(io.offsetBytes / this.#blockSize, io.lengthBytes / this.#blockSize);
     this.generation++;
     this.#keep(io);
+    this.onMarked();
   }
 
   /**

@@ -124,6 +124,58 @@ describe('conformance: asynchronous events and Abort', () => {
     expect(await pendingStill(one)).to.equal(true);
   });
 
+  describe('LBA status information', () => {
+    const LBA_STATUS_NOTICE = 0x000e_0502;
+    let io: RawHost;
+    beforeEach(async () => {
+      io = await t.io(await t.admin()); // another host's
+    });
+    const spoil = async (block: number): Promise<void> => {
+      expect((await io.command({ opcode: 4, nsid: 1, cdw10: block })).status).to.equal(0);
+    };
+    const readLog = (): Promise<unknown> => admin.logPage(0x0e, 64);
+
+    it('blocks become unreadable: DW0 000E0502h; again only after LID 0Eh is read', async () => {
+      await admin.setFeature(0x0b, 0x2000);
+      const [first, second] = [aer(), aer()];
+      await spoil(1);
+      expect((await first).result0).to.equal(LBA_STATUS_NOTICE);
+      await spoil(5);
+      expect(await pendingStill(second)).to.equal(true);
+      await readLog();
+      expect(await pendingStill(second), 'the page told of both').to.equal(true);
+      await spoil(9);
+      expect((await second).result0).to.equal(LBA_STATUS_NOTICE);
+    });
+
+    it('not if the bit is not set, nor for a namespace of others, nor when blocks become readable', async () => {
+      const one = aer();
+      await spoil(1);
+      expect(await pendingStill(one)).to.equal(true);
+      await admin.setFeature(0x0b, 0x2000);
+      expect((await io.write(1, Buffer.alloc(512))).status).to.equal(0);
+      expect(await pendingStill(one)).to.equal(true);
+    });
+
+    it('15h: at most once in LSIRI; what came meanwhile is told then', async () => {
+      await admin.setFeature(0x0b, 0x2000);
+      await admin.setFeature(0x15, 20); // 2 s
+      const [first, second, third] = [aer(), aer(), aer()];
+      await spoil(1);
+      expect((await first).result0).to.equal(LBA_STATUS_NOTICE);
+      await readLog();
+      await spoil(5);
+      t.clock.advance(1990);
+      expect(await pendingStill(second)).to.equal(true);
+      t.clock.advance(10);
+      expect((await second).result0).to.equal(LBA_STATUS_NOTICE);
+      await readLog();
+      t.clock.advance(2000);
+      await spoil(9);
+      expect((await third).result0, 'long enough after the last: at once').to.equal(LBA_STATUS_NOTICE);
+    });
+  });
+
   it('62: Abort of an unknown CID or SQID: success, DW0 bit 0 = 1', async () => {
     for (const cdw10 of [0x0500_0000, 0x0005_0000 | 9, ALL]) {
       const completion = await admin.command({ opcode: 8, cdw10 });

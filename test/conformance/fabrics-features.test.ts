@@ -110,6 +110,6 @@ describe('conformance: features', () => {
     expect((await admin.setFeature(0x0b, 0x8000_0000)).code).to.equal(INVALID_FIELD);
     expect((await admin.getFeature(0x0b)).result0).to.equal(0x9ff);
     const oaes = (await admin.identify(1)).data.readUInt32LE(92);
-    expect(oaes, 'OAES').to.equal(0x8_0900);
+    expect(oaes, 'OAES').to.equal(0x8_2900);
   });
 });

@@ -130,8 +130,8 @@ function describeSheet(kind: string, served: Served, start: () => Promise<{ t: T
       bits(261, 1, { 1: has(lids, 5), 2: 1, 5: has(lids, 0x12) }); // LPA
       const isIo = served !== DISCOVERY_CONTROLLER;
       const io = Number(isIo);
-      // OAES: namespaces, ANA, allocated namespaces; discovery
-      bits(92, 4, { 8: io, 11: io, 19: has(lids, 0x1c), 31: has(lids, 0x70) });
+      // OAES: namespaces, ANA, LBA status, allocated namespaces; discovery
+      bits(92, 4, { 8: io, 11: io, 13: has(lids, 0x0e), 19: has(lids, 0x1c), 31: has(lids, 0x70) });
       // ONCS: all commands; no Save; timestamp; copy in one; namespace zeroes
       bits(520, 2, isIo ? { 0: 1, 1: 1, 2: 1, 3: 1, 5: 1, 6: has(served.fids, 0x0e), 7: 1, 8: 1, 9: 1, 12: 1 } : {});
       expect(data.readUInt16LE(534), 'OCFS').to.equal(isIo ? 0xf : 0);

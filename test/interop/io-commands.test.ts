@@ -88,6 +88,8 @@ describe('I/O commands with Linux 6.12 and nvme-cli', function () {
       expect(said('verify')).to.match(/Success/i);
       expect(said('copy')).to.match(/success/i);
       expect(said('copied')).to.equal('same');
+      expect(said('copy format 1')).to.match(/success/i);
+      expect(said('copied by format 1')).to.equal('same');
       // the kernel keeps Set Features 16h to itself and enables no copy format, so this one is refused
       expect(said('copy between')).to.match(/Invalid Field/i);
       expect(said('uncorrectable')).to.match(/Success/i);
@@ -123,6 +125,9 @@ describe('I/O commands with Linux 6.12 and nvme-cli', function () {
     // more than its MSSRL and MCL of 128 blocks: several commands
     await cliJson(['copy', uri, '-d', '1000', '-s', '8,8,8', '-b', '63,63,63']);
     await cliJson(['copy', uri, '-d', '2000', '-s', '1000', '-b', '191']);
+    // QEMU takes formats 1 and 3 only where there is a guard of 32 or 64 bits
+    const wide = await runCli(['copy', uri, '-d', '3000', '-s', '1000', '-b', '63', '--format', '1']);
+    expect([wide.code, /Invalid Format/.test(wide.stderr)]).to.deep.equal([1, true]);
     await cliJson(['flush', uri]);
     const disk = readFileSync(ssdPath);
     for (const at of [1000, 1064, 1128, 2000, 2064, 2128]) {
@@ -160,6 +165,8 @@ echo '### compare different'; nvme compare $device -s 64 -c 15 -z 8192 -d other 
 echo '### verify'; nvme verify $device -s 0 -c 4095 2>&1
 echo '### copy'; nvme copy $device --sdlba=1000 --slbs=64,72 --blocks=7,7 2>&1
 echo '### copied'; same 1000 data
+echo '### copy format 1'; nvme copy $device --sdlba=3000 --slbs=64,72 --blocks=7,7 --format=1 2>&1
+echo '### copied by format 1'; same 3000 data
 echo '### copy between'; nvme copy $device --sdlba=2000 --slbs=64 --blocks=15 --snsids=$nsid --format=2 2>&1 || true
 echo '### uncorrectable'; nvme write-uncor $device -s 80 -c 3 2>&1
 echo '### verify uncorrectable'; nvme verify $device -s 0 -c 127 2>&1 || true

@@ -88,6 +88,12 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
         await compare('id-ctrl', ['id-ctrl', uri(nqn)], ['cntlid', 'psds']);
         await compare('id-ns', ['id-ns', uri(nqn, 1)], ['nuse', 'vs']);
         await compare('smart-log', ['smart-log', uri(nqn)], volatileSmartFields);
+        if (nqn === diskNqn) {
+          // nvme-cli's JSON leaves NPDGL out
+          await compare('nvm-id-ns', ['nvm-id-ns', uri(nqn, 1)], ['npdgl']);
+          await compare('nvm-id-ctrl', ['nvm-id-ctrl', uri(nqn)], []);
+          await compare('cmdset-ind-id-ns', ['cmdset-ind-id-ns', uri(nqn, 1)], []);
+        }
         expect(differences).to.deep.equal([]);
         const listed = JSON.stringify(await cliJson(['list-ns', uri(nqn)]));
         const expected = nqn === diskNqn ? [1, 2, 3] : [1];
@@ -350,5 +356,11 @@ echo '### id-ns'
 nvme id-ns $controller -n 1 -o json
 echo '### smart-log'
 nvme smart-log $controller -o json
+echo '### nvm-id-ns'
+nvme nvm-id-ns $controller -n 1 -o json || true
+echo '### nvm-id-ctrl'
+nvme nvm-id-ctrl $controller -o json || true
+echo '### cmdset-ind-id-ns'
+nvme cmdset-ind-id-ns $controller -n 1 -o json || true
 disconnect_from ${nqn}
 `;

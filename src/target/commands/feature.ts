@@ -2,7 +2,7 @@
 
 import { Feature, FeatureSelect } from '../../spec/feature.ts';
 import { NSID_ALL } from '../../spec/identify.ts';
-import { AsyncEventBit } from '../../spec/log-page.ts';
+import { AsyncEventBit, IO_EVENT_BITS } from '../../spec/log-page.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { sqeCdw10, sqeCdw11, sqeNsid } from '../../wire/sqe.ts';
@@ -46,8 +46,7 @@ export interface FeatureEntry {
 const KATO_GRANULARITY_MS = KEEP_ALIVE_GRANULARITY_100MS * 100;
 const HOST_ID_BYTES = 16;
 const TIMESTAMP_BYTES = 8;
-const IO_ASYNC_EVENTS =
-  0xff | AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange | AsyncEventBit.AllocatedNamespaceAttribute;
+const IO_ASYNC_EVENTS = 0xff | IO_EVENT_BITS;
 
 /** A feature that is just a dword which the controller keeps. `mask`: bits that may be set. */
 function kept(fid: number, initial: number, mask: number): FeatureEntry {

@@ -1,7 +1,7 @@
 /** Identify. Base 2.1 section 5.1.13, NVM Command Set 1.2 section 4.1.5. */
 
 import { Cns, IDENTIFY_BYTES, NSID_ALL } from '../../spec/identify.ts';
-import { AsyncEventBit } from '../../spec/log-page.ts';
+import { AsyncEventBit, IO_EVENT_BITS } from '../../spec/log-page.ts';
 import { TrackingAttribute } from '../../spec/migration.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { NVME_VERSION_2_1 } from '../../spec/property.ts';
@@ -174,7 +174,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
   return identifyControllerCodec.encode({
     ...common,
     cmic: CMIC_MULTI_PORT | CMIC_MULTI_CONTROLLER | CMIC_ANA,
-    oaes: AsyncEventBit.NamespaceAttribute | AsyncEventBit.AnaChange | AsyncEventBit.AllocatedNamespaceAttribute,
+    oaes: IO_EVENT_BITS,
     anatt: subsystem.ana.transitionSeconds,
     anacap: ANACAP,
     anagrpmax: ANA_GROUPS_MAX,

@@ -49,7 +49,7 @@ const errorRecovery: FeatureEntry = {
   },
 };
 
-/** LSIRI is kept; there is no poll (LSIPI 0), because what is reported is known at once. */
+/** LSIRI paces the notice of log page 0Eh; there is no poll (LSIPI 0), because what is reported is known at once. */
 const lbaStatusInterval: FeatureEntry = {
   fid: Feature.LbaStatusInformationInterval,
   onDiscovery: false,
