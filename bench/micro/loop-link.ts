@@ -150,6 +150,7 @@ export class LoopLink {
       accepted,
       port.tcp,
       target.clock,
+      target.pool.transfers,
       (transport) => new QueuePair(transport, connectCommandSet(port), target.pool, 2),
       () => {},
     );

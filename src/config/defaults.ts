@@ -44,7 +44,7 @@ export const DEFAULTS: ConfigDefaults = {
   },
   /** Its address is the first port's. The id is out of the way of those that ports count up to. */
   discovery: { portId: 0xffff, service: DISCOVERY_PORT },
-  limits: { connectionBuffers: 8 * MIB, setupTimeoutMs: 30_000, drainTimeoutMs: 5_000 },
+  limits: { connectionBuffers: 8 * MIB, totalBuffers: 1024 * MIB, setupTimeoutMs: 30_000, drainTimeoutMs: 5_000 },
   log: { level: 'info' },
 };
 

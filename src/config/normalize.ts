@@ -437,11 +437,15 @@ function normalizeReferral(input: ReferralInput, path: Path): ReferralConfig {
 
 function normalizeLimits(input: NonNullable<TargetConfigInput['limits']>): LimitsConfig {
   const defaults = DEFAULTS.limits;
-  const path = ['limits', 'connectionBuffers'];
-  const connectionBuffers = parseSize(input.connectionBuffers ?? defaults.connectionBuffers, path);
-  if (connectionBuffers < BOUNDS.h2cMin) wrong(path, input.connectionBuffers, `at least ${BOUNDS.h2cMin} bytes`);
+  const buffers = (name: 'connectionBuffers' | 'totalBuffers'): number => {
+    const path = ['limits', name];
+    const bytes = parseSize(input[name] ?? defaults[name], path);
+    if (bytes < BOUNDS.h2cMin) wrong(path, input[name], `at least ${BOUNDS.h2cMin} bytes`);
+    return bytes;
+  };
   return {
-    connectionBuffers,
+    connectionBuffers: buffers('connectionBuffers'),
+    totalBuffers: buffers('totalBuffers'),
     setupTimeoutMs: input.setupTimeoutMs ?? defaults.setupTimeoutMs,
     drainTimeoutMs: input.drainTimeoutMs ?? defaults.drainTimeoutMs,
   };

@@ -134,6 +134,7 @@ export const CONFIG_SCHEMA: object = {
       referrals: list(record({ portId, address: text, service, nqn: text }, ['portId', 'address', 'service'])),
       limits: record({
         connectionBuffers: size,
+        totalBuffers: size,
         setupTimeoutMs: integer(100, 3_600_000),
         drainTimeoutMs: integer(0, 3_600_000),
       }),

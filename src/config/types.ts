@@ -18,7 +18,12 @@ export interface TargetConfigInput {
   ports?: PortInput[];
   discovery?: DiscoveryInput | 'off' | false;
   referrals?: ReferralInput[];
-  limits?: { connectionBuffers?: SizeInput; setupTimeoutMs?: number; drainTimeoutMs?: number };
+  limits?: {
+    connectionBuffers?: SizeInput;
+    totalBuffers?: SizeInput;
+    setupTimeoutMs?: number;
+    drainTimeoutMs?: number;
+  };
   stateDirectory?: string;
   ioEngine?: EngineChoice;
   log?: { level?: LogLevel };
@@ -247,6 +252,8 @@ export interface ReferralConfig {
 export interface LimitsConfig {
   /** Bytes of data buffers that one connection may hold. */
   readonly connectionBuffers: number;
+  /** Bytes of data buffers that all connections may hold together; beyond, each has one command with data at a time. */
+  readonly totalBuffers: number;
   /** From accept to a successful Connect. */
   readonly setupTimeoutMs: number;
   /** What commands under way get to finish when the target is told to end. */

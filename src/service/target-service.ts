@@ -87,6 +87,7 @@ export class TargetService {
       state: stateDirectory === undefined ? undefined : new FileStateStore(stateDirectory),
       discoveryNqn: discoveryNqnOf(options.config),
       discoveryCntlidFirst: randomInt(1, CNTLID_MAX),
+      transferBytesMax: limits.totalBuffers,
       tcp: { bufferBytesMax: limits.connectionBuffers, setupTimeoutMs: limits.setupTimeoutMs },
       events: {
         connected: ({ cntlid, hostnqn, subsystem, katoMs }) =>

@@ -118,6 +118,7 @@ export class Port implements ConnectScope {
       socket,
       this.tcp,
       this.#owner.clock,
+      this.#owner.pool.transfers,
       (transport) => new QueuePair(transport, connectCommandSet(this), this.#owner.pool, UNCONNECTED_DEPTH),
       (closed, reason) => {
         this.#connections.delete(closed);

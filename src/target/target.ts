@@ -42,6 +42,11 @@ export interface TargetOptions {
   readonly discoveryCntlidFirst?: number | undefined;
   /** Limits for every port that does not say otherwise. */
   readonly tcp?: Partial<TcpTargetOptions> | undefined;
+  /**
+   * Bytes of data buffers that all connections may hold together; beyond, each has one command with data at a time. Default 1 GiB; what each
+   * may hold is `tcp.bufferBytesMax`.
+   */
+  readonly transferBytesMax?: number | undefined;
   /** Where subsystems keep what outlives the process; default: nowhere. */
   readonly state?: StateStore | undefined;
 }
@@ -51,7 +56,7 @@ const DRAIN_POLL_MS = 20;
 /** @public */
 export class Target {
   readonly clock: Clock;
-  readonly pool: BufferPool = new BufferPool();
+  readonly pool: BufferPool;
   readonly discovery: Subsystem;
   readonly #subsystems = new Map<string, Subsystem>();
   readonly #ports = new Map<number, Port>();
@@ -63,6 +68,7 @@ export class Target {
 
   constructor(options: TargetOptions = {}) {
     this.clock = options.clock ?? systemClock;
+    this.pool = new BufferPool(undefined, options.transferBytesMax);
     this.#events = options.events ?? {};
     this.#state = options.state;
     this.#tcp = { ...TCP_TARGET_DEFAULTS, ...options.tcp };

@@ -3,9 +3,11 @@
  * Data buffers for requests that must hold their data: powers of two from 4 KiB up. Buffers are reused and zeroed on the way out of
  * a request's hands only where a later user could see old bytes: every user fills what it sends.
  */
+import { BufferBudget } from './buffer-budget.ts';
 import { WorkMemory } from './work-memory.ts';
 
 const SHIFT_MIN = 12;
+export const TRANSFER_BYTES_MAX_DEFAULT: number = 1 << 30;
 
 export class BufferPool {
   readonly #free: Uint8Array[][] = [];
@@ -16,9 +18,16 @@ export class BufferPool {
   /** Buffers that commands work with beside their own transfers. */
   readonly work: WorkMemory = new WorkMemory(this);
 
-  /** @param retainBytesMax free buffers kept for reuse; the rest goes back to the process */
-  constructor(retainBytesMax: number = 64 << 20) {
+  /** Buffers of transfers, over all connections. */
+  readonly transfers: BufferBudget;
+
+  /**
+   * @param retainBytesMax free buffers kept for reuse; the rest goes back to the process
+   * @param transferBytesMax of `transfers`
+   */
+  constructor(retainBytesMax: number = 64 << 20, transferBytesMax: number = TRANSFER_BYTES_MAX_DEFAULT) {
     this.#retainBytesMax = retainBytesMax;
+    this.transfers = new BufferBudget(transferBytesMax);
     for (let shift = SHIFT_MIN; shift <= 31; shift++) this.#free.push([]);
   }
 

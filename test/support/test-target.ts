@@ -18,6 +18,8 @@ export const UNIQUE_DISCOVERY_NQN = 'nqn.2024-01.org.example:discovery';
 
 export interface TestTargetOptions {
   readonly tcp?: Partial<TcpTargetOptions>;
+  /** Of all connections. */
+  readonly transferBytesMax?: number;
   readonly subsystem?: Partial<SubsystemOptions>;
   readonly port?: Partial<PortOptions>;
   /** NSID 1; default 64 MiB of memory in blocks of 512 bytes. */
@@ -66,6 +68,7 @@ export class TestTarget {
       clock,
       discoveryNqn: UNIQUE_DISCOVERY_NQN,
       tcp: options.tcp,
+      transferBytesMax: options.transferBytesMax,
       state: options.state,
       events: {
         connectionClosed: (_port, _peer, reason) => closed.push(reason),

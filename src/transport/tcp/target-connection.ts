@@ -7,6 +7,7 @@ import { CH_SIZE, Dgst, Fes, IC_SIZE, PduType, TERM_REQ_DATA_MAX, TERM_REQ_HLEN 
 import { DNR, Status } from '../../spec/status.ts';
 import type { QueuePair, QueueTransport } from '../../target/queue-pair.ts';
 import type { Request } from '../../target/request.ts';
+import type { BudgetWaiter, BufferBudget } from '../../util/buffer-budget.ts';
 import type { Clock, Timer } from '../../util/clock.ts';
 import { pduFlags, pduHlen, writeCommonHeader } from '../../wire/pdu.ts';
 import { adoptSocket } from './adopt-socket.ts';
@@ -16,7 +17,7 @@ import { TargetPduWriter, type TargetPduWriterOwner } from './target-pdu-writer.
 
 const TCP_KEEP_ALIVE_MS = 60_000;
 
-export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner {
+export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner, BudgetWaiter {
   readonly peer: string;
   readonly localAddress: string | undefined;
   readonly #link: TargetLink;
@@ -28,8 +29,11 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
   readonly #onClosed: (connection: TcpTargetConnection, reason: string) => void;
   #timer: Timer | undefined;
   #closeReason = 'the host closed the connection';
-  /** Data buffers that commands hold now. */
+  /** What all connections hold. */
+  readonly #budget: BufferBudget;
+  /** Data buffers that commands hold now; counted in the budget as well, until everything is given back. */
   #bufferBytes = 0;
+  #settled = false;
   /** Commands that wait for buffers, oldest first. */
   readonly #parked: Request[] = [];
   #unparking = false;
@@ -45,6 +49,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     accepted: Socket,
     options: TcpTargetOptions,
     clock: Clock,
+    budget: BufferBudget,
     makeQueuePair: (transport: QueueTransport) => QueuePair,
     onClosed: (connection: TcpTargetConnection, reason: string) => void,
   ) {
@@ -52,6 +57,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     this.localAddress = accepted.localAddress;
     this.#link = new TargetLink(options);
     this.#clock = clock;
+    this.#budget = budget;
     this.#onClosed = onClosed;
     this.#queuePair = makeQueuePair(this);
     this.#reader = new TargetPduReader(this, this.#link, this.#queuePair);
@@ -115,6 +121,9 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     }
     this.#parked.length = 0;
     this.#held.length = 0;
+    this.#budget.forget(this);
+    this.#settled = true;
+    this.#budget.give(this.#bufferBytes);
     this.#queuePair.detached(this.#closeReason);
     this.#onClosed(this, this.#closeReason);
   }
@@ -177,7 +186,18 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
 
   buffersSent(bytes: number): void {
     this.#bufferBytes -= bytes;
+    if (!this.#settled) this.#budget.give(bytes);
     if (this.#parked.length > 0 && this.#link.state < LinkState.Terminating) this.#unpark();
+  }
+
+  /** Other connections gave buffers back. */
+  roomAgain(): void {
+    if (this.#link.state >= LinkState.Terminating) return;
+    try {
+      this.#unpark();
+    } catch (error) {
+      this.bug(error);
+    }
   }
 
   drained(): void {
@@ -217,14 +237,19 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
       return false;
     }
     this.#bufferBytes += bytes;
+    this.#budget.take(bytes);
     request.countedBytes = bytes;
     return true;
   }
 
-  /** The second of a fused pair never waits for what its own first holds. */
+  /** One command always has room. The second of a fused pair never waits for what its own first holds. */
   #hasRoom(request: Request, bytes: number): boolean {
-    if (this.#bufferBytes === 0 || this.#bufferBytes + bytes <= this.#link.options.bufferBytesMax) return true;
-    return request.partner !== undefined && request.partner.countedBytes > 0;
+    if (this.#bufferBytes === 0) return true;
+    if (request.partner !== undefined && request.partner.countedBytes > 0) return true;
+    if (this.#bufferBytes + bytes > this.#link.options.bufferBytesMax) return false;
+    if (this.#budget.hasRoom(bytes)) return true;
+    this.#budget.await(this);
+    return false;
   }
 
   /** Buffers were given back: parked commands go on, oldest first. */

@@ -76,7 +76,7 @@ describe('config: a file', () => {
       ],
       discovery: { portId: 65_535, address: '127.0.0.1', service: 8009 },
       referrals: [],
-      limits: { connectionBuffers: 8 * 2 ** 20, setupTimeoutMs: 30_000, drainTimeoutMs: 5_000 },
+      limits: { connectionBuffers: 8 * 2 ** 20, totalBuffers: 2 ** 30, setupTimeoutMs: 30_000, drainTimeoutMs: 5_000 },
       log: { level: 'info' },
     });
   });
@@ -119,7 +119,7 @@ ports:
     dataDigest: allow
 discovery: { portId: 9, address: 127.0.0.2, service: 8010 }
 referrals: [{ portId: 5, address: 10.0.0.9, service: 8009, nqn: nqn.2026-01.io.nvmeferry:discovery }]
-limits: { connectionBuffers: 1MiB, setupTimeoutMs: 1000, drainTimeoutMs: 0 }
+limits: { connectionBuffers: 1MiB, totalBuffers: 64MiB, setupTimeoutMs: 1000, drainTimeoutMs: 0 }
 stateDirectory: /var/lib/state
 log: { level: debug }
 `.replace('type: null', "type: 'null'"),
@@ -163,7 +163,12 @@ log: { level: debug }
       service: 8009,
       nqn: 'nqn.2026-01.io.nvmeferry:discovery',
     });
-    expect(config.limits).to.deep.equal({ connectionBuffers: 2 ** 20, setupTimeoutMs: 1000, drainTimeoutMs: 0 });
+    expect(config.limits).to.deep.equal({
+      connectionBuffers: 2 ** 20,
+      totalBuffers: 2 ** 26,
+      setupTimeoutMs: 1000,
+      drainTimeoutMs: 0,
+    });
     expect(config.stateDirectory).to.equal('/var/lib/state');
     expect(config.log.level).to.equal('debug');
   });
