@@ -51,6 +51,8 @@ export interface FeatureOptions {
 }
 
 const STAY_ALIVE_MS = 60_000;
+/** Reading the beginning of a log page clears its event. */
+const EVENT_LOG_BYTES = 16;
 
 /** @public */
 export class HostController extends EventEmitter<HostControllerEvents> implements NamespaceOwner {
@@ -281,6 +283,23 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
     }
     if (event.type === AsyncEventType.IoCommandSet && event.info === IoCommandSetEvent.ReservationLogAvailable) {
       void this.#readReservationNotices();
+    }
+    if (this.#isUnfollowed(event)) void this.#clearEvent(event.lid);
+  }
+
+  /** Nobody here acts on it: ANA states are for those who have several paths. */
+  #isUnfollowed({ type, info }: AsyncEvent): boolean {
+    if (type === AsyncEventType.IoCommandSet) return info === IoCommandSetEvent.SanitizeCompleted;
+    if (type !== AsyncEventType.Notice) return false;
+    return info === AsyncNotice.FirmwareActivation || (info === AsyncNotice.AnaChange && !this.options.failFast);
+  }
+
+  /** Until its log page is read, the controller reports no other event of the type. */
+  async #clearEvent(lid: number): Promise<void> {
+    try {
+      await this.getLogPage({ lid, bytes: EVENT_LOG_BYTES });
+    } catch (error) {
+      if (!(error instanceof NvmeofError)) throw error; // lost, or not readable: nothing more can be done
     }
   }
 

@@ -1072,6 +1072,28 @@ describe('HostController', () => {
       await until(() => !namespace.active, 'it is gone');
     });
 
+    for (const [name, dw0, failFast, lids] of [
+      ['an ANA change on a controller of its own', 0x000c_0302, false, [0x0c]],
+      ['an ANA change where another follows it', 0x000c_0302, true, []],
+      ['a firmware activation', 0x0003_0102, false, [0x03]],
+      ['the end of a Sanitize', 0x0081_0106, false, [0x81]],
+      ['a temperature, which only the user can have asked for', 0x0002_0101, false, []],
+    ] as const) {
+      it(`${name}: ${lids.length > 0 ? 'its log page is read, or no other event of the type would come' : 'left alone'}`, async () => {
+        peer.shape = { oaes: 0xb00 };
+        await connect({ failFast });
+        const read: number[] = [];
+        peer.override = (command, _, qid) => {
+          if (qid === 0 && command.opcode === 0x02) read.push(command.cdw(10) & 0xff, command.cdw(10) & 0x8000);
+          return false;
+        };
+        await until(() => peer.aers.length > 0, 'an AER');
+        expect(peer.event(dw0)).to.equal(true);
+        await settle(10);
+        expect(read).to.deep.equal(lids.flatMap((lid) => [lid, 0]));
+      });
+    }
+
     it('events end with their signal', async () => {
       await connect();
       const abort = new AbortController();
