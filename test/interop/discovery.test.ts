@@ -114,7 +114,7 @@ describe('Discovery service: nvme-cli and nvme-stas', function () {
     this.timeout(400_000);
     const stas = `${where}
       discovers() { [ "$(discovery_controller_nqn 2> /dev/null)" = $discovery_nqn ]; }
-      paths_of_first() { [ "$(controllers_of $first | wc -l)" = $1 ] && all_live $first; }`;
+      paths_of_first() { [ "$(controllers_of $first | wc -l)" = $1 ] && all_live $first; };`; // (ends with a semicolon: more follows on its line)
     await vm.run(
       `${stas} start_stas $address $discovery
       wait_for 150 discovers
