@@ -3,6 +3,7 @@
  */
 
 import type { Arena } from '../util/arena.ts';
+import type { DevicePassthrough } from './device-passthrough.ts';
 
 /**
  * One operation in flight. The target's Request is one; a backend keeps no reference past `complete`.
@@ -112,6 +113,8 @@ export interface BlockBackend {
   health?(): BackendHealth | undefined;
   /** `listener` is called whenever `health` tells something else; the one owner of the backend listens. */
   watchHealth?(listener: () => void): void;
+  /** Absent where the backend is no device that takes NVMe commands. */
+  readonly passthrough?: DevicePassthrough | undefined;
   /** Idempotent; resolves when every operation has completed and everything is released (and durable). */
   close(): Promise<void>;
 }

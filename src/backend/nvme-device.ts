@@ -6,6 +6,7 @@ import { requireNative } from '../native/load.ts';
 import { errnoName } from '../native/native-error.ts';
 import { type EngineChoice, type EngineLease, leaseThreadEngine } from '../native/thread-engine.ts';
 import { AdminOpcode, IoOpcode } from '../spec/opcode.ts';
+import { DNR, Status } from '../spec/status.ts';
 import { ConfigError, NvmeofError, NvmeStatusError } from '../util/error.ts';
 
 export interface NvmeCommand {
@@ -25,6 +26,17 @@ export interface NvmeAnswer {
   /** DW0 and DW1. */
   readonly result0: number;
   readonly result1: number;
+}
+
+/** The kernel did not carry a command to the device. @public */
+export class DeviceError extends NvmeofError {
+  override readonly name = 'DeviceError';
+  /** Its name, such as `ENODEV`. */
+  readonly errno: string;
+  constructor(message: string, errno: string) {
+    super('NVMEOF_ERR_DEVICE', message);
+    this.errno = errno;
+  }
 }
 
 /** `/dev/nvme0`: a controller. `/dev/nvme0n1`, `/dev/ng0n1`: a namespace, whose node takes admin commands as well. */
@@ -85,13 +97,13 @@ export class NvmeDevice {
     throw new ConfigError(`${this.path}: has no NSID (${errnoName(nsid)}); it is no NVMe namespace`);
   }
 
-  /** @throws NvmeofError if the kernel did not carry it to the device */
+  /** @throws DeviceError if the kernel did not carry it to the device */
   admin(command: NvmeCommand): Promise<NvmeAnswer> {
     // namespace nodes take admin commands by ioctl only
     return this.#command(true, command, this.kind !== 'controller');
   }
 
-  /** @throws NvmeofError if the kernel did not carry it to the device */
+  /** @throws DeviceError if the kernel did not carry it to the device */
   io(command: NvmeCommand, ioctl = false): Promise<NvmeAnswer> {
     return this.#command(false, command, ioctl || this.kind !== 'character');
   }
@@ -102,7 +114,7 @@ export class NvmeDevice {
     // kernels before 5.19, and nodes that do not take commands by io_uring
     const again = !ioctl && REFUSALS.has(answer) ? await this.#try(admin, command, true) : answer;
     if (typeof again !== 'string') return again;
-    throw new NvmeofError('NVMEOF_ERR_DEVICE', `${this.path}: ${commandFailure(again)}`);
+    throw new DeviceError(`${this.path}: ${commandFailure(again)}`, again);
   }
 
   #try(admin: boolean, command: NvmeCommand, ioctl: boolean): Promise<NvmeAnswer | string> {
@@ -139,7 +151,7 @@ export class NvmeDevice {
     return typeof answer !== 'string' || !REFUSALS.has(answer);
   }
 
-  /** @throws NvmeStatusError, NvmeofError */
+  /** @throws NvmeStatusError, DeviceError */
   async identify(cns: number, nsid = 0, csi = 0): Promise<Uint8Array> {
     const data = new Uint8Array(4096);
     const cdw10To15 = [cns, csi * 0x100_0000];
@@ -159,6 +171,31 @@ export class NvmeDevice {
 
 /** The kernel does not know the command by io_uring. */
 const REFUSALS = new Set(['EOPNOTSUPP', 'ENOTSUP', 'ENOTTY', 'EINVAL']);
+
+/** More and the retry delay refer to logs and settings of the device, not to those of the target. */
+const MORE_AND_RETRY_DELAY = 0x3800;
+
+/** What a host is told for the status of a device. */
+export const statusOfDevice = (status: number): number => status & 0x7fff & ~MORE_AND_RETRY_DELAY;
+
+/** What a host is told when the kernel did not carry its command to the device; Namespace Not Ready if the device may be gone. */
+export function statusOfErrno(code: string | undefined): number {
+  switch (code) {
+    case 'ENODEV':
+    case 'ENXIO':
+    case 'EIO':
+    case 'EINTR':
+    case 'ESHUTDOWN':
+      return Status.NamespaceNotReady;
+    case 'EACCES':
+    case 'EPERM':
+      return Status.OperationDenied | DNR;
+    case 'EINVAL':
+      return Status.InvalidField | DNR;
+    default:
+      return Status.InternalError; // this machine was short of something: the host may try again
+  }
+}
 
 function commandFailure(code: string): string {
   switch (code) {

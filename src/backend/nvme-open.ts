@@ -10,6 +10,7 @@ import { NvmeBackend } from './nvme.ts';
 import { NvmeDevice, nvmeNodeKind } from './nvme-device.ts';
 import { type NvmeGeometry, nvmeGeometry } from './nvme-geometry.ts';
 import { NvmeHealth } from './nvme-health.ts';
+import { NvmePassthrough } from './nvme-passthrough.ts';
 
 export interface OpenNvmeOptions {
   readonly path: string;
@@ -102,8 +103,10 @@ async function serve(
   let watch: (() => void) | undefined;
   const health = new NvmeHealth(device);
   await health.refresh();
+  const passthrough = new NvmePassthrough(device, name.replace(/n\d+$/, ''), nsid);
   const backend = new NvmeBackend({
     health,
+    passthrough,
     engine: device.engine,
     fd: device.fd,
     path,
@@ -116,6 +119,7 @@ async function serve(
     release: async () => {
       stop();
       await health.stop();
+      await passthrough.stop();
       device.engine.unregisterFile(device.fd);
       device.close();
       if (claim !== undefined) fs.closeSync(claim);

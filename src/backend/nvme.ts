@@ -6,11 +6,13 @@
 import type { IoEngine } from '../native/io-engine.ts';
 import { NvmeCall } from '../native/io-engine.ts';
 import { IoOpcode } from '../spec/opcode.ts';
-import { DNR, Status } from '../spec/status.ts';
+import { Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { NvmeofError } from '../util/error.ts';
 import type { BackendHealth, BlockBackend, BlockIo } from './block-backend.ts';
+import type { DevicePassthrough } from './device-passthrough.ts';
+import { statusOfDevice, statusOfErrno } from './nvme-device.ts';
 import { Metadata, type NvmeGeometry } from './nvme-geometry.ts';
 import type { NvmeHealth } from './nvme-health.ts';
 
@@ -29,6 +31,7 @@ export interface NvmeBackendOptions {
   /** Asks the device for its size. */
   readonly identify: () => Promise<NvmeGeometry>;
   readonly health?: Pick<NvmeHealth, 'last' | 'watch'> | undefined;
+  readonly passthrough?: DevicePassthrough | undefined;
   /** Closes everything, after the last command. */
   readonly release: () => Promise<void>;
 }
@@ -51,7 +54,6 @@ const ZERO_BYTES = 256 << 10;
 const ZEROES = new Uint8Array(new ArrayBuffer(ZERO_BYTES));
 /** Status code type 3: the path, not the device. The kernel answers so when it takes a device away. */
 const SCT_PATH = 3;
-const MORE_AND_RETRY_DELAY = 0x3800;
 
 const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4 } as const;
 
@@ -143,6 +145,10 @@ export class NvmeBackend implements BlockBackend {
 
   watchHealth(listener: () => void): void {
     this.#options.health?.watch(listener);
+  }
+
+  get passthrough(): DevicePassthrough | undefined {
+    return this.#options.passthrough;
   }
 
   read(io: BlockIo): void {
@@ -374,28 +380,16 @@ export class NvmeBackend implements BlockBackend {
 
   #statusOf(result: number): number {
     if (result === 0) return 0;
-    // More and the retry delay refer to logs and settings of the device, not ours
-    const status = result & 0x7fff & ~MORE_AND_RETRY_DELAY;
+    const status = statusOfDevice(result);
     if (((status >> 8) & 7) !== SCT_PATH) return status;
     this.#lost();
     return Status.NamespaceNotReady;
   }
 
   #statusOfError(error: NodeJS.ErrnoException): number {
-    switch (error.code) {
-      case 'ENODEV':
-      case 'ENXIO':
-      case 'EIO':
-      case 'EINTR':
-      case 'ESHUTDOWN':
-        this.#lost();
-        return Status.NamespaceNotReady;
-      case 'EACCES':
-      case 'EPERM':
-        return Status.OperationDenied | DNR;
-      default:
-        return Status.InternalError; // this machine was short of something: the host may try again
-    }
+    const status = statusOfErrno(error.code);
+    if (status === Status.NamespaceNotReady) this.#lost();
+    return status;
   }
 
   /** The kernel cancelled the command: the device is being reset, or it is gone. Who watches it says which. */

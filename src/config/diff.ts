@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { ConfigError } from '../util/error.ts';
 import type { AnaStateName } from '../wire/cold/log-ana.ts';
 import type {
+  AdminPassthroughConfig,
   AdvertiseConfig,
   DiscoveryConfig,
   LogLevel,
@@ -30,6 +31,8 @@ export interface SubsystemChange {
   readonly hosts?: { readonly allowAnyHost: boolean; readonly hosts: readonly string[] };
   /** Set if the ports that it keeps to changed; 'all' for any. */
   readonly ports?: readonly number[] | 'all';
+  /** Set if what is passed to local SSDs changed; 'nothing' for none. */
+  readonly passthrough?: AdminPassthroughConfig | 'nothing';
   /** Before those are added: a namespace that is replaced stands in both. */
   readonly removeNamespaces: readonly number[];
   readonly addNamespaces: readonly NamespaceConfig[];
@@ -124,7 +127,7 @@ function withoutNqn(discovery: DiscoveryConfig | 'off'): object | 'off' {
 }
 
 function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]): SubsystemChange | undefined {
-  const live = ['namespaces', 'hosts', 'allowAnyHost', 'ports', 'anaGroups'] as const;
+  const live = ['namespaces', 'hosts', 'allowAnyHost', 'ports', 'anaGroups', 'adminPassthrough'] as const;
   restartKeys(`subsystem ${old.nqn}`, old, next, live, restart);
   const namespaces = pairs(old.namespaces, next.namespaces, (namespace) => namespace.nsid);
   const removeNamespaces = namespaces.removed.map((namespace) => namespace.nsid);
@@ -170,11 +173,13 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
     moveNamespaces,
     anaStates,
   ];
-  if (sameHosts && samePorts && changes.every((list) => list.length === 0)) return undefined;
+  const samePassthrough = isDeepStrictEqual(old.adminPassthrough, next.adminPassthrough);
+  if (sameHosts && samePorts && samePassthrough && changes.every((list) => list.length === 0)) return undefined;
   return {
     nqn: next.nqn,
     ...(sameHosts ? {} : { hosts: { allowAnyHost: next.allowAnyHost, hosts: next.hosts } }),
     ...(samePorts ? {} : { ports: next.ports ?? ('all' as const) }),
+    ...(samePassthrough ? {} : { passthrough: next.adminPassthrough ?? ('nothing' as const) }),
     removeNamespaces,
     addNamespaces,
     growNamespaces,

@@ -1,9 +1,12 @@
 /** From what was written (and fits the schema) to a complete configuration, checking what one place means for another. */
 import { resolve } from 'node:path';
 import type { BackendConfig } from '../backend/open.ts';
+import { PASSTHROUGH_LOG_PAGES, PASSTHROUGH_OPCODES } from '../spec/passthrough.ts';
 import { BOUNDS, DEFAULTS } from './defaults.ts';
 import { ConfigIssue, type Path, show, wrong } from './issue.ts';
 import type {
+  AdminPassthroughConfig,
+  AdminPassthroughInput,
   AdvertiseConfig,
   AdvertiseInput,
   AnaGroupConfig,
@@ -172,6 +175,9 @@ function normalizeSubsystem(
       ? {}
       : { volumes: normalizeVolumes(input.volumes, [...path, 'volumes'], baseDirectory, hasState) }),
     ...(input.allowSanitize === undefined ? {} : { allowSanitize: input.allowSanitize }),
+    ...(input.adminPassthrough === undefined
+      ? {}
+      : { adminPassthrough: normalizePassthrough(input.adminPassthrough, [...path, 'adminPassthrough']) }),
     ...(input.duplicateHosts === undefined ? {} : { duplicateHosts: input.duplicateHosts }),
     namespaces,
   };
@@ -224,6 +230,19 @@ function normalizeNamespace(
       : { hosts: input.hosts.map((nqn, i) => checkNqn(nqn, [...path, 'hosts', i], strict)) }),
     ...(input.allowShrink === undefined ? {} : { allowShrink: input.allowShrink }),
   };
+}
+
+const hexByte = (value: number): string => value.toString(16).toUpperCase().padStart(2, '0');
+
+function normalizePassthrough(input: AdminPassthroughInput, path: Path): AdminPassthroughConfig {
+  const { opcodes = [], logPages = [] } = input;
+  const check = (key: string, values: readonly number[], allowed: readonly number[], what: string): void =>
+    values.forEach((value, i) => {
+      if (!allowed.includes(value)) wrong([...path, key, i], `${value} (${hexByte(value)}h)`, what);
+    });
+  check('opcodes', opcodes, PASSTHROUGH_OPCODES, '0x14, 0x81, 0x82, or a vendor specific one (0xC0 to 0xFF)');
+  check('logPages', logPages, PASSTHROUGH_LOG_PAGES, '0x06, or a vendor specific one (0xC0 to 0xFF)');
+  return { opcodes, logPages };
 }
 
 function normalizeAnaGroup(input: AnaGroupInput, path: Path): AnaGroupConfig {

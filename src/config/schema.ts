@@ -88,6 +88,7 @@ const subsystem = record(
     migration: record({ managers: record({ hosts: list(text), ports: list(portId) }) }, ['managers']),
     volumes,
     allowSanitize: flag,
+    adminPassthrough: record({ opcodes: list(integer(0, 255)), logPages: list(integer(0, 255)) }),
     duplicateHosts: record({ sameHostid: duplicatePolicy, otherHostid: duplicatePolicy }),
     namespaces: list(namespace),
   },

@@ -61,8 +61,15 @@ export interface SubsystemInput {
   migration?: { managers: { hosts?: string[]; ports?: number[] } };
   volumes?: VolumesInput;
   allowSanitize?: boolean;
+  adminPassthrough?: AdminPassthroughInput;
   duplicateHosts?: DuplicateHostsConfig;
   namespaces?: NamespaceInput[];
+}
+
+/** What goes to the local SSDs below as it came. @public */
+export interface AdminPassthroughInput {
+  opcodes?: number[];
+  logPages?: number[];
 }
 
 /** @public */
@@ -164,8 +171,16 @@ export interface SubsystemConfig {
   readonly volumes?: VolumesConfig | undefined;
   /** Absent: false. */
   readonly allowSanitize?: boolean | undefined;
+  /** Absent: nothing is passed through. */
+  readonly adminPassthrough?: AdminPassthroughConfig | undefined;
   readonly duplicateHosts?: DuplicateHostsConfig | undefined;
   readonly namespaces: readonly NamespaceConfig[];
+}
+
+/** Opcodes of Admin commands, and log page identifiers. @public */
+export interface AdminPassthroughConfig {
+  readonly opcodes: readonly number[];
+  readonly logPages: readonly number[];
 }
 
 /** @public */

@@ -55,6 +55,8 @@ export interface SqeFields {
   /** FCTYPE: byte 4. */
   fctype?: number;
   sgl?: { id: number; length?: number; address?: number };
+  cdw2?: number;
+  cdw3?: number;
   cdw10?: number;
   cdw11?: number;
   cdw12?: number;
@@ -70,6 +72,8 @@ export function sqeBytes(fields: SqeFields): Buffer {
   sqe.writeUInt16LE(fields.cid ?? 0, 2);
   sqe.writeUInt32LE(fields.nsid ?? 0, 4);
   if (fields.fctype !== undefined) sqe.writeUInt8(fields.fctype, 4);
+  sqe.writeUInt32LE((fields.cdw2 ?? 0) >>> 0, 8);
+  sqe.writeUInt32LE((fields.cdw3 ?? 0) >>> 0, 12);
   sqe.writeUInt32LE(fields.sgl?.address ?? 0, 24);
   sqe.writeUInt32LE(fields.sgl?.length ?? 0, 32);
   sqe.writeUInt8(fields.sgl?.id ?? 0x5a, 39);

@@ -18,6 +18,7 @@ import { type RateLimitedWarn, rateLimitedWarn } from '../log/rate-limited.ts';
 import { nativeMissingReason } from '../native/load.ts';
 import { threadEngines } from '../native/thread-engine.ts';
 import { formatsWith } from '../target/namespace.ts';
+import { Passthrough } from '../target/passthrough-list.ts';
 import type { Port } from '../target/port.ts';
 import { CNTLID_MAX, type Subsystem } from '../target/subsystem.ts';
 import { Target } from '../target/target.ts';
@@ -144,6 +145,9 @@ export class TargetService {
       if (change.hosts !== undefined) target.setHosts(subsystem, change.hosts.allowAnyHost, change.hosts.hosts);
       if (change.ports !== undefined)
         target.setSubsystemPorts(subsystem, change.ports === 'all' ? undefined : change.ports);
+      if (change.passthrough !== undefined) {
+        subsystem.passthrough = new Passthrough(change.passthrough === 'nothing' ? undefined : change.passthrough);
+      }
       for (const { anagrpid, portId, state } of change.anaStates) {
         subsystem.ana.setState(anagrpid, portId, ANA_STATE_NAMES[state]);
       }
@@ -194,6 +198,7 @@ export class TargetService {
         states: states.map(({ portId, state }) => ({ portId, state: ANA_STATE_NAMES[state] })),
       })),
       allowSanitize: config.allowSanitize,
+      passthrough: config.adminPassthrough,
       duplicateHosts: config.duplicateHosts,
       volumes: this.#volumePool(config),
     });

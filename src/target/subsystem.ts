@@ -13,6 +13,7 @@ import { Migration, type MigrationOptions } from './migration/migration.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
 import { NamespaceManager } from './namespace-manager.ts';
 import { reservationsOf } from './namespace-reservations.ts';
+import { Passthrough, type PassthroughList } from './passthrough-list.ts';
 import type { QueuePair } from './queue-pair.ts';
 import { fenceWaiting } from './quiet.ts';
 import { Sanitizer } from './sanitizer.ts';
@@ -55,6 +56,8 @@ export interface SubsystemOptions {
   readonly volumes?: VolumePool | undefined;
   /** Hosts may sanitize the subsystem, which takes the data of every namespace. Default false. */
   readonly allowSanitize?: boolean | undefined;
+  /** Admin commands and log pages that go to the local SSDs below as they came. Default: none. */
+  readonly passthrough?: PassthroughList | undefined;
   /** What a host gets that connects while its NQN is connected already. Default: both 'allow'. */
   readonly duplicateHosts?: DuplicateHostPolicy | undefined;
 }
@@ -108,6 +111,8 @@ export class Subsystem {
   /** What outlives the process (reservations with PTPL, created namespaces); undefined: nothing does. */
   readonly state: StateStore | undefined;
   readonly allowSanitize: boolean;
+  /** What may be passed to the devices below; another list may take its place at any time. */
+  passthrough: Passthrough;
   readonly #duplicateHosts: DuplicateHostPolicy;
   /** Creates, deletes, attaches and remembers namespaces. */
   readonly manager: NamespaceManager;
@@ -151,6 +156,7 @@ export class Subsystem {
       for (const { portId, state } of states) this.ana.setState(anagrpid, portId, state);
     }
     this.allowSanitize = options.allowSanitize ?? false;
+    this.passthrough = new Passthrough(options.passthrough);
     this.#duplicateHosts = options.duplicateHosts ?? {};
     this.manager = new NamespaceManager(this, options.volumes);
     this.sanitizer = new Sanitizer(this);

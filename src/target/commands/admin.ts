@@ -2,6 +2,7 @@
 import { AdminOpcode, FABRICS_OPCODE } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { sqeCdw10 } from '../../wire/sqe.ts';
+import { passthroughCommands } from './admin-passthrough.ts';
 import { type CommandHandler, type CommandSet, commandSet } from './command-set.ts';
 import { adminFabrics } from './fabrics.ts';
 import { getFeatures, setFeatures } from './feature.ts';
@@ -68,4 +69,5 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.MigrationReceive]: migrationReceive,
   [AdminOpcode.ControllerDataQueue]: controllerDataQueue,
   [FABRICS_OPCODE]: adminFabrics,
+  ...passthroughCommands,
 });

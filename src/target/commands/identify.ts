@@ -28,6 +28,7 @@ import { ERROR_LOG_ENTRIES } from '../error-log.ts';
 import { QUEUES_OF_CONTROLLER_MAX, QUEUES_OF_SUBSYSTEM_MAX } from '../migration/migration.ts';
 import { LBA_FORMAT_SIZES, type Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
+import { passthroughOacs } from './admin-passthrough.ts';
 import type { CommandHandler } from './command-set.ts';
 import { COPY_FORMATS, copyLimits } from './copy.ts';
 import { canFormat } from './format.ts';
@@ -183,6 +184,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     ...(manages ? MANAGER_FIELDS : {}),
     oacs:
       OACS_GET_LBA_STATUS |
+      passthroughOacs(controller) |
       (manages ? OACS_LIVE_MIGRATION : 0) |
       (canFormat(controller) ? OACS_FORMAT : 0) |
       (canManage ? OACS_NAMESPACE_MANAGEMENT : 0),

@@ -19,6 +19,7 @@ import type { Controller } from '../controller.ts';
 import { healthFields } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
 import type { Request } from '../request.ts';
+import { passedLogPage, passesLogPage } from './admin-passthrough.ts';
 import { type CommandHandler, opcodesOf } from './command-set.ts';
 import { featuresOf } from './feature.ts';
 import { ioCommandSet } from './io.ts';
@@ -249,7 +250,15 @@ function supportedPages(_request: Request, controller: Controller): Uint8Array {
   for (const [lid, entry] of Object.entries({ ...PAGES, ...MIGRATION_PAGES })) {
     if (has(controller, entry)) lids[Number(lid)] = CSUPP | ((entry.parameter?.(controller) ?? 0) << 16);
   }
+  for (const lid of controller.subsystem.passthrough.logPages) {
+    if (passesLogPage(controller, lid)) lids[lid] = lids[lid]! | CSUPP;
+  }
   return supportedLogPagesCodec.encode({ lids });
+}
+
+/** One that the target does not build itself goes to the device, if the subsystem's list has it. */
+function passes(request: Request): boolean {
+  return passesLogPage(request.queuePair.controller!, sqeCdw10(request.sqe, request.sqeBase) & 0xff);
 }
 
 function find(request: Request): LogEntry | undefined {
@@ -274,7 +283,9 @@ export const getLogPage: CommandHandler = {
   prepare(request): number {
     const { sqe, sqeBase } = request;
     const entry = find(request);
-    if (entry === undefined) return request.fail(SpecificStatus.InvalidLogPage, 40);
+    if (entry === undefined) {
+      return passes(request) ? passedLogPage.prepare(request) : request.fail(SpecificStatus.InvalidLogPage, 40);
+    }
     const unknown = entry.options === undefined ? 0 : lspOf(request) & ~entry.options(request.queuePair.controller!);
     // the first of the bits that this page does not have
     if (unknown !== 0) return request.invalidField(41, 31 - Math.clz32(unknown & -unknown));
@@ -291,7 +302,11 @@ export const getLogPage: CommandHandler = {
   execute(request): void {
     const { sqe, sqeBase } = request;
     const controller = request.queuePair.controller!;
-    const entry = find(request)!;
+    const entry = find(request);
+    if (entry === undefined) {
+      passedLogPage.execute(request);
+      return;
+    }
     const page = entry.build(request, controller);
     if (typeof page === 'number') {
       request.finish(page | DNR);

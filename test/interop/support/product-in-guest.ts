@@ -1,7 +1,12 @@
-/** The product, as it would be installed, inside a guest: compiled code, the addon, and what it depends on. */
+/**
+ * The product inside a guest: the command line bundled (under emulation, finding and linking some hundred modules takes half a minute), the addon, and
+ * the packages that load machine code.
+ */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { join, relative } from 'node:path';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { build } from 'rolldown';
 import type { GuestVm } from './guest-vm.ts';
 import { projectRoot } from './paths.ts';
 
@@ -10,19 +15,33 @@ export const guestProduct = '/run/nvmeferry';
 /** Its command line there. */
 export const guestCli: string = `node --no-warnings ${guestProduct}/dist/cli/main.js`;
 
+const MAIN = join('dist', 'cli', 'main.js');
+const ADDON = join('native', 'build', 'Release', 'nvmeferry.node');
+
 /** @throws Error naming what is not built */
 export async function installProduct(vm: GuestVm): Promise<void> {
-  const addon = join('native', 'build', 'Release', 'nvmeferry.node');
-  for (const path of [join('dist', 'cli', 'main.js'), addon]) {
+  for (const path of [MAIN, ADDON]) {
     if (!existsSync(join(projectRoot, path))) throw new Error(`No ${path}: run npm run build && npm run build:native`);
   }
-  const list = ['ls', '--omit=dev', '--all', '--parseable'];
-  const [, ...packages] = execFileSync('npm', list, { cwd: projectRoot, encoding: 'utf8' }).trim().split('\n');
-  const paths = ['package.json', 'dist', addon, ...packages.map((path) => relative(projectRoot, path))];
-  const archive = execFileSync('tar', ['-cz', '--exclude=*.map', '--exclude=*.d.ts', ...paths], {
-    cwd: projectRoot,
-    maxBuffer: 256 << 20,
-  });
-  await vm.writeFile('/run/product.tar.gz', archive);
+  const folder = mkdtempSync(join(tmpdir(), 'nvmeferry-product-'));
+  try {
+    await build({
+      input: join(projectRoot, MAIN),
+      platform: 'node',
+      external: [/^@node-rs\//, 'node-gyp-build'],
+      logLevel: 'warn',
+      output: { dir: dirname(join(folder, MAIN)), format: 'esm', minify: true },
+    });
+    for (const path of ['package.json', ADDON, 'node_modules/@node-rs', 'node_modules/node-gyp-build']) {
+      mkdirSync(dirname(join(folder, path)), { recursive: true });
+      cpSync(join(projectRoot, path), join(folder, path), { recursive: true });
+    }
+    await vm.writeFile(
+      '/run/product.tar.gz',
+      execFileSync('tar', ['-cz', '-C', folder, '.'], { maxBuffer: 256 << 20 }),
+    );
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
   await vm.run(`mkdir -p ${guestProduct} && tar -xzf /run/product.tar.gz -C ${guestProduct} && rm /run/product.tar.gz`);
 }

@@ -55,6 +55,20 @@ describe('config: diff', () => {
     expect(result).to.deep.equal({ ...NOTHING, isEmpty: true });
   });
 
+  it('what is passed through changes under connected hosts, and ends', () => {
+    const adminPassthrough = { opcodes: [0xc0], logPages: [] };
+    const given = diff((input) => {
+      input.subsystems[0]!.adminPassthrough = adminPassthrough;
+    });
+    expect(given.changeSubsystems).to.have.length(1);
+    expect(given.changeSubsystems[0]).to.deep.include({ nqn: A, passthrough: adminPassthrough });
+    expect([given.restart, given.isEmpty]).to.deep.equal([[], false]);
+    const before = base();
+    before.subsystems[0]!.adminPassthrough = adminPassthrough;
+    const [change] = diffConfig(config(before), config(base())).changeSubsystems;
+    expect(change).to.include({ nqn: A, passthrough: 'nothing' });
+  });
+
   it('subsystems come and go', () => {
     const result = diff((input) => {
       input.subsystems[1]!.nqn = 'nqn.2026-01.io.nvmeferry:c';

@@ -95,6 +95,7 @@ subsystems:
     cntlidMax: 20
     controllerModel: static
     anaTransitionSeconds: 4
+    adminPassthrough: { opcodes: [0x82, 0xC1], logPages: [0xC0] }
     anaGroups:
       - anagrpid: 2
         states: { 3: non-optimized }
@@ -128,6 +129,7 @@ log: { level: debug }
     expect(subsystem).to.include({ serial: 'SN-1', model: 'Test model', maxQueues: 4, maxControllers: 2 });
     expect(subsystem).to.include({ cntlidMin: 10, cntlidMax: 20, controllerModel: 'static', allowAnyHost: false });
     expect(subsystem!.anaTransitionSeconds).to.equal(4);
+    expect(subsystem!.adminPassthrough).to.deep.equal({ opcodes: [0x82, 0xc1], logPages: [0xc0] });
     expect(subsystem!.anaGroups).to.deep.equal([{ anagrpid: 2, states: [{ portId: 3, state: 'non-optimized' }] }]);
     expect(subsystem!.namespaces[0]).to.deep.equal({
       anagrpid: 2,
@@ -374,6 +376,16 @@ log: { level: debug }
       'the same ANA group twice',
       JSON.stringify({ subsystems: [{ nqn: NQN, anaGroups: [1, 1].map((anagrpid) => ({ anagrpid, states: {} })) }] }),
       /anaGroups\[1\]\.anagrpid: 1 is used already/,
+    ],
+    [
+      "an opcode to pass through that is the target's own",
+      JSON.stringify({ subsystems: [{ nqn: NQN, adminPassthrough: { opcodes: [0xc0, 0x06] } }] }),
+      /subsystems\[0\]\.adminPassthrough\.opcodes\[1\]: found "6 \(06h\)"; allowed: 0x14, 0x81, 0x82, or a vendor/,
+    ],
+    [
+      "a log page to pass through that is the target's own",
+      JSON.stringify({ subsystems: [{ nqn: NQN, adminPassthrough: { logPages: [2] } }] }),
+      /adminPassthrough\.logPages\[0\]: found "2 \(02h\)"; allowed: 0x06, or a vendor/,
     ],
     [
       "a discovery NQN that is a subsystem's",
