@@ -48,6 +48,7 @@ export function registerTargetCommand(program: Command): void {
         'node',
       ]),
     )
+    .option('--metrics <address[:port]>', 'counters for Prometheus over HTTP, e.g. 127.0.0.1:9464 (default: none)')
     .addOption(new Option('--log-level <level>', 'what goes to stderr').choices([...LOG_LEVELS]))
     .addOption(new Option('-o, --output <format>', 'what is said on stdout').choices(['text', 'json']).default('text'))
     .action(async (options: TargetOptions) => run(options));
@@ -136,6 +137,7 @@ interface Ready {
     namespaces: { nsid: number; kind: string; bytes: number; blockSize: number }[];
   }[];
   readonly ports: readonly { portId: number; address: string; service: number; subsystems: readonly string[] }[];
+  readonly metrics?: { readonly address: string; readonly service: number };
 }
 
 function ready(service: TargetService): Ready {
@@ -156,11 +158,12 @@ function ready(service: TargetService): Ready {
       service: port.service,
       subsystems: port.subsystems,
     })),
+    ...(service.metrics === undefined ? {} : { metrics: service.metrics }),
   };
 }
 
 /** What is served, and the line to copy for each place it is served at. */
-function readyText({ subsystems, ports }: Ready): string {
+function readyText({ subsystems, ports, metrics }: Ready): string {
   const lines = subsystems.flatMap(({ nqn, namespaces }) => [
     `subsystem ${nqn}`,
     ...namespaces.map(
@@ -174,7 +177,10 @@ function readyText({ subsystems, ports }: Ready): string {
   const discovery = ports.filter((port) => port.subsystems.length === 0);
   lines.push(
     ...discovery.map((port) => `discovery: nvme discover -t tcp -a ${port.address} -s ${port.service}`),
+    ...(metrics === undefined ? [] : [`metrics: http://${urlHost(metrics.address)}:${metrics.service}/metrics`]),
     'ready',
   );
   return lines.join('\n');
 }
+
+const urlHost = (address: string): string => (address.includes(':') ? `[${address}]` : address);

@@ -20,6 +20,7 @@ export interface ConfigDefaults {
   readonly port: Omit<PortConfig, 'portId' | 'subsystems'>;
   readonly discovery: Omit<DiscoveryConfig, 'address'>;
   readonly limits: LimitsConfig;
+  readonly metrics: { readonly address: string; readonly service: number };
   readonly log: { readonly level: LogLevel };
 }
 
@@ -45,6 +46,8 @@ export const DEFAULTS: ConfigDefaults = {
   /** Its address is the first port's. The id is out of the way of those that ports count up to. */
   discovery: { portId: 0xffff, service: DISCOVERY_PORT },
   limits: { connectionBuffers: 8 * MIB, totalBuffers: 1024 * MIB, setupTimeoutMs: 30_000, drainTimeoutMs: 5_000 },
+  /** The port that OpenTelemetry's Prometheus exporter has made usual. */
+  metrics: { address: '127.0.0.1', service: 9464 },
   log: { level: 'info' },
 };
 

@@ -97,6 +97,11 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
   if (before.stateDirectory !== after.stateDirectory) {
     restart.push(`stateDirectory ${before.stateDirectory ?? 'none'} -> ${after.stateDirectory ?? 'none'}`);
   }
+  if (!isDeepStrictEqual(before.metrics, after.metrics)) {
+    const place = ({ metrics }: TargetConfig): string =>
+      metrics === undefined ? 'none' : `${metrics.address}:${metrics.service}`;
+    restart.push(`metrics ${place(before)} -> ${place(after)}`);
+  }
   const same = isDeepStrictEqual;
   const diff = {
     removeSubsystems: subsystems.removed.map((subsystem) => subsystem.nqn),

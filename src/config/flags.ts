@@ -50,6 +50,8 @@ export interface TargetFlags {
   /** Directory for what must outlive the process. Default: nothing does. */
   stateDirectory?: string;
   ioEngine?: EngineChoice;
+  /** `ADDRESS[:PORT]`. Default: no metrics. */
+  metrics?: string;
   logLevel?: LogLevel;
 }
 
@@ -64,6 +66,7 @@ export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
       subsystems: [subsystemOf(flags, names)],
       ports: portsOf(flags, names),
       ...given({ stateDirectory: flags.stateDirectory, ioEngine: flags.ioEngine }),
+      ...metricsOf(flags),
       ...discoveryOf(flags),
       ...(flags.logLevel === undefined ? {} : { log: { level: flags.logLevel } }),
     };
@@ -130,6 +133,11 @@ function discoveryOf({ discovery, discoveryNqn, mdns }: TargetFlags): { discover
   if (discovery === undefined) return Object.keys(more).length === 0 ? {} : { discovery: more };
   const at = parseEndpoint(discovery, ['--discovery'], { address, service: DEFAULTS.discovery.service });
   return { discovery: { ...at, ...more } };
+}
+
+function metricsOf({ metrics }: TargetFlags): { metrics?: { address: string; service: number | string } } {
+  if (metrics === undefined) return {};
+  return { metrics: parseEndpoint(metrics, ['--metrics'], DEFAULTS.metrics) };
 }
 
 /** The entries that are there. */
@@ -219,6 +227,7 @@ function flagOf(path: Path, names: FlagNames): string {
   if (typeof root !== 'string' || root.startsWith('--')) return String(root);
   if (key === 'namespaces' && typeof item === 'number') return names.namespaces[item] ?? '--memory';
   const last = path.findLast((step) => typeof step === 'string') ?? '';
+  if (root === 'metrics') return '--metrics';
   if (root === 'discovery') return last === 'nqn' ? '--discovery-nqn' : '--discovery';
   const flag = FLAGS[last];
   if (flag !== undefined) return flag;

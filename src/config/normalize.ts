@@ -78,6 +78,7 @@ export function normalize(input: TargetConfigInput, options: NormalizeOptions): 
       ? {}
       : { stateDirectory: resolve(options.baseDirectory, input.stateDirectory) }),
     ...(input.ioEngine === undefined ? {} : { ioEngine: input.ioEngine }),
+    ...(input.metrics === undefined ? {} : { metrics: normalizeMetrics(input.metrics) }),
     log: { level: input.log?.level ?? DEFAULTS.log.level },
   };
 }
@@ -451,6 +452,14 @@ function normalizeReferral(input: ReferralInput, path: Path): ReferralConfig {
     address: checkAddress(input.address, [...path, 'address']),
     service: parseService(input.service, [...path, 'service'], 1),
     nqn: input.nqn === undefined ? undefined : checkNqn(input.nqn, [...path, 'nqn']),
+  };
+}
+
+function normalizeMetrics(input: NonNullable<TargetConfigInput['metrics']>): NonNullable<TargetConfig['metrics']> {
+  const defaults = DEFAULTS.metrics;
+  return {
+    address: checkAddress(input.address ?? defaults.address, ['metrics', 'address']),
+    service: parseService(input.service ?? defaults.service, ['metrics', 'service']),
   };
 }
 

@@ -140,6 +140,7 @@ export const CONFIG_SCHEMA: object = {
         drainTimeoutMs: integer(0, 3_600_000),
       }),
       ioEngine: { enum: ['auto', 'io_uring', 'thread-pool', 'node'] },
+      metrics: record({ address: text, service }),
       stateDirectory: { type: 'string', minLength: 1 },
       log: record({ level: { enum: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] } }),
     },

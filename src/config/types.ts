@@ -26,6 +26,7 @@ export interface TargetConfigInput {
   };
   stateDirectory?: string;
   ioEngine?: EngineChoice;
+  metrics?: { address?: string; service?: number | string };
   log?: { level?: LogLevel };
 }
 
@@ -138,6 +139,8 @@ export interface TargetConfig {
   readonly stateDirectory?: string | undefined;
   /** Who does the I/O of files and devices. Absent: auto. */
   readonly ioEngine?: EngineChoice | undefined;
+  /** Where its counters are read over HTTP. Absent: nowhere. */
+  readonly metrics?: { readonly address: string; readonly service: number } | undefined;
   readonly log: { readonly level: LogLevel };
 }
 

@@ -27,6 +27,8 @@ import { ConfigError } from '../util/error.ts';
 import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
 import { MdnsPublisher } from './mdns-publisher.ts';
+import { MetricsServer } from './metrics-server.ts';
+import type { TargetTotals } from './target-metrics.ts';
 
 /** @public */
 export interface TargetServiceOptions {
@@ -68,6 +70,13 @@ export class TargetService {
   readonly #openMdns: OpenMdnsLink;
   readonly #warn: RateLimitedWarn;
   #mdns: MdnsPublisher | undefined;
+  #metrics: MetricsServer | undefined;
+  readonly #totals: TargetTotals = {
+    controllersConnected: 0,
+    controllersClosed: 0,
+    controllersFatal: 0,
+    connectionsClosed: 0,
+  };
   #config: TargetConfig;
   readonly #engines = new Set<object>();
   #saidNode = false;
@@ -91,17 +100,24 @@ export class TargetService {
       transferBytesMax: limits.totalBuffers,
       tcp: { bufferBytesMax: limits.connectionBuffers, setupTimeoutMs: limits.setupTimeoutMs },
       events: {
-        connected: ({ cntlid, hostnqn, subsystem, katoMs }) =>
-          this.#log.info({ cntlid, hostnqn, subnqn: subsystem.nqn, katoMs }, 'Controller connected'),
-        closed: ({ cntlid, hostnqn, subsystem }, reason) =>
-          this.#log.info({ cntlid, hostnqn, subnqn: subsystem.nqn, reason }, 'Controller closed'),
+        connected: ({ cntlid, hostnqn, subsystem, katoMs }) => {
+          this.#totals.controllersConnected++;
+          this.#log.info({ cntlid, hostnqn, subnqn: subsystem.nqn, katoMs }, 'Controller connected');
+        },
+        closed: ({ cntlid, hostnqn, subsystem }, reason) => {
+          this.#totals.controllersClosed++;
+          this.#log.info({ cntlid, hostnqn, subnqn: subsystem.nqn, reason }, 'Controller closed');
+        },
         connectionClosed: (port, peer, reason) => {
+          this.#totals.connectionsClosed++;
           if (!NORMAL_CLOSE.test(reason))
             warn('connection', { portId: port.portId, peer, reason }, 'Connection closed');
         },
         stateNotSaved: ({ nqn: subnqn }, err) => this.#log.error({ subnqn, err }, 'State not saved, command refused'),
-        fatal: ({ cntlid, subsystem }, err) =>
-          this.#log.error({ cntlid, subnqn: subsystem.nqn, err }, 'Controller fatal status'),
+        fatal: ({ cntlid, subsystem }, err) => {
+          this.#totals.controllersFatal++;
+          this.#log.error({ cntlid, subnqn: subsystem.nqn, err }, 'Controller fatal status');
+        },
         warning: ({ nqn }, message, err) => this.#log.warn({ subnqn: nqn, err }, message),
       },
     });
@@ -119,12 +135,19 @@ export class TargetService {
       for (const port of config.ports) await service.#addPort(port);
       await service.#setDiscovery(undefined, config.discovery);
       service.target.setReferrals(config.referrals);
+      await service.#listenForMetrics(config);
       return service;
     } catch (error) {
+      await service.#metrics?.close();
       await service.#mdns?.close();
       await service.target.close();
       throw error;
     }
+  }
+
+  /** Where its counters are read; undefined if nowhere. */
+  get metrics(): { readonly address: string; readonly service: number } | undefined {
+    return this.#metrics && { address: this.#metrics.address, service: this.#metrics.service };
   }
 
   get config(): TargetConfig {
@@ -258,6 +281,19 @@ export class TargetService {
       });
   }
 
+  async #listenForMetrics({ metrics }: TargetConfig): Promise<void> {
+    if (metrics === undefined) return;
+    // loaded where it is wanted only
+    const { targetMetrics } = await import('./target-metrics.ts');
+    const page = targetMetrics({
+      target: this.target,
+      totals: this.#totals,
+      engines: threadEngines,
+      usesNodeFs: () => this.#saidNode,
+    });
+    this.#metrics = await MetricsServer.listen(metrics.address, metrics.service, page);
+  }
+
   /** Once for each engine, and if files go without one. */
   #sayEngines(type: string): void {
     for (const engine of threadEngines()) {
@@ -331,6 +367,7 @@ export class TargetService {
    */
   async close(): Promise<number> {
     await this.#changes.add(async () => this.#mdns?.close());
+    await this.#metrics?.close();
     return (await this.#changes.add(() => this.target.close(this.#config.limits.drainTimeoutMs))) ?? 0;
   }
 }

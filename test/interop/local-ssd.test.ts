@@ -42,6 +42,7 @@ const byUring = served.filter((name) => !(byIoctl as readonly string[]).includes
 const nsidOf = (name: Served): number => served.indexOf(name) + 1;
 const spareNsid = served.length + 1;
 const nqn = 'nqn.2026-01.test.ferry:local';
+const adminPassthrough = { opcodes: [0x82], logPages: [] };
 
 describe('Local SSDs behind our target, in a guest', function () {
   this.timeout(480_000);
@@ -67,7 +68,7 @@ describe('Local SSDs behind our target, in a guest', function () {
     const backends = [...served.map(backendOf), ...more];
     return Buffer.from(
       JSON.stringify({
-        subsystems: [{ nqn, namespaces: backends.map((backend, i) => ({ nsid: i + 1, backend })) }],
+        subsystems: [{ nqn, adminPassthrough, namespaces: backends.map((backend, i) => ({ nsid: i + 1, backend })) }],
         ports: [{ address: '0.0.0.0', service: 4420 }],
         discovery: 'off',
       }),
@@ -122,8 +123,8 @@ describe('Local SSDs behind our target, in a guest', function () {
     const fio = `fio --ioengine=libaio --direct=1 --output-format=terse`;
     const failed = `{ tail -12 /run/fio.out | cut -c1-300; dmesg | tail -4; exit 1; }`;
     await vm.run(
-      `${fio} --rw=randwrite --bsrange=4k-256k --iodepth=16 --verify=crc32c --do_verify=1 --size=3m ${jobs} > /run/fio.out 2>&1 || ${failed}
-       ${fio} --rw=randrw --bs=4k --iodepth=32 --fsync=64 --serialize_overlap=1 --runtime=3 --time_based --size=3m ${jobs} > /run/fio.out 2>&1 || ${failed}
+      `${fio} --rw=randwrite --bsrange=4k-256k --iodepth=16 --verify=crc32c --do_verify=1 --size=2m ${jobs} > /run/fio.out 2>&1 || ${failed}
+       ${fio} --rw=randrw --bs=4k --iodepth=32 --fsync=64 --serialize_overlap=1 --runtime=2 --time_based --size=2m ${jobs} > /run/fio.out 2>&1 || ${failed}
        same() { blockdev --flushbufs $1; blockdev --flushbufs $2; cmp $1 $2; }
        ${names.map((name) => `same $(namespace_of ${nqn} ${nsidOf(name)}) ${block(name)}`).join('\n')}`,
       { timeoutMs: 400_000 },
@@ -206,6 +207,32 @@ describe('Local SSDs behind our target, in a guest', function () {
       `no_disk() { ! has_namespace ${nqn} ${spareNsid}; }
        kill -HUP $(cat /run/target.pid); wait_for 30 no_disk; mount ${block('spare')} /mnt; umount /mnt`,
     );
+  });
+
+  it('a host sends the Admin command of the allow-list to the SSD, and no other; the Linux host reads what it reads locally', async () => {
+    const local = nodes.get('plain')!.replace(/ng(\d+)n\d+$/, 'nvme$1');
+    // Security Receive, protocol 0: the list of protocols that the device has
+    const receive = (node: string, nsid: number): string =>
+      `nvme admin-passthru ${node} --opcode=0x82 --namespace-id=${nsid} --cdw11=512 --data-len=512 --read --raw-binary | sha256sum`;
+    const host = '/dev/$(controllers_of ' + nqn + ')';
+    const [here, there, reads] = (
+      await vm.run(`${receive(local, 0)}; ${receive(host, nsidOf('plain'))}
+        nvme admin-passthru ${host} --opcode=0x82 --namespace-id=1 --cdw11=512 --data-len=512 --read --raw-binary | tr -d '\\0' | wc -c`)
+    )
+      .trim()
+      .split('\n');
+    expect(there).to.equal(here);
+    expect(Number(reads), 'bytes that are not zero').to.be.greaterThan(0);
+    const refused = async (args: string): Promise<string> => {
+      const { code, stdout, stderr } = await vm.exec(
+        `nvme admin-passthru ${host} ${args} --cdw11=512 --data-len=512 --read`,
+      );
+      expect(code).to.not.equal(0);
+      return stdout + stderr;
+    };
+    expect(await refused('--opcode=0x82 --namespace-id=0'), 'several devices').to.match(/0x400b/);
+    expect(await refused(`--opcode=0x82 --namespace-id=${nsidOf('disk')}`), 'no device').to.match(/0x4002/);
+    expect(await refused('--opcode=0xc2 --namespace-id=1'), 'not on the list').to.match(/0x4001/);
   });
 
   it('verbs on the local device say what nvme-cli says', async () => {
