@@ -49,6 +49,8 @@ class ShellHolePunch implements HolePunch {
   #sent: Range[] = [];
   #partial = '';
   #dead = false;
+  /** Why there is no shell. */
+  failure: NodeJS.ErrnoException | undefined;
 
   constructor(fd: number) {
     // detached: a Ctrl-C at the terminal must not end it while the target drains; the end of its stdin does
@@ -59,19 +61,25 @@ class ShellHolePunch implements HolePunch {
         this.#fail();
         resolve();
       });
-      this.#child.on('error', () => {
+      this.#child.on('error', (error) => {
+        this.failure = error;
         this.#fail();
         resolve();
       });
     });
+    if (stdin === undefined || stdout === undefined) {
+      // no descriptors were left for the pipes; 'error' follows
+      this.#dead = true;
+      return;
+    }
     stdin.on('error', () => this.#fail());
     stdout.on('error', () => this.#fail());
     stdout.setEncoding('latin1');
     stdout.on('data', (text: string) => this.#answer(text));
   }
 
-  #pipes(): { stdin: Writable; stdout: Readable } {
-    return this.#child as unknown as { stdin: Writable; stdout: Readable };
+  #pipes(): { stdin: Writable | undefined; stdout: Readable | undefined } {
+    return this.#child as unknown as { stdin: Writable | undefined; stdout: Readable | undefined };
   }
 
   punch(offset: number, length: number, done: (ok: boolean) => void): void {
@@ -100,7 +108,7 @@ class ShellHolePunch implements HolePunch {
       this.#sent.push(last);
     }
     for (const range of this.#sent) lines += `${range.offset} ${range.end - range.offset}\n`;
-    this.#pipes().stdin.write(lines);
+    this.#pipes().stdin!.write(lines);
   }
 
   #answer(text: string): void {
@@ -124,7 +132,7 @@ class ShellHolePunch implements HolePunch {
   }
 
   async close(): Promise<void> {
-    this.#pipes().stdin.end();
+    this.#pipes().stdin?.end();
     await this.#exited;
   }
 }
@@ -133,11 +141,14 @@ class ShellHolePunch implements HolePunch {
  * The helper for the file open as `fd`, or undefined where holes cannot be punched (no `fallocate` program, or a file system without holes).
  * It asks by a range past the end, which changes nothing.
  * @param sizeBytes the size of the file
+ * @throws the error of the system if no descriptor was left for it
  */
 export async function openHolePunch(fd: number, sizeBytes: number): Promise<HolePunch | undefined> {
   const punch = new ShellHolePunch(fd);
   const ok = await new Promise<boolean>((resolve) => punch.punch(sizeBytes, 4096, resolve));
   if (ok) return punch;
   await punch.close();
+  const { failure } = punch;
+  if (failure?.code === 'EMFILE' || failure?.code === 'ENFILE') throw failure;
   return undefined;
 }

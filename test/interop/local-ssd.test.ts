@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { HostController } from '../../src/initiator.ts';
+import { HostController, type NvmeStatusError } from '../../src/initiator.ts';
 import { type EmulatedSsd, emulatedSsd, listSsds } from './support/emulated-ssd.ts';
 import { GuestVm } from './support/guest-vm.ts';
 import { installedPath } from './support/paths.ts';
@@ -30,15 +30,28 @@ const ssds = {
   ioctl: { bytes: 8 * MIB, controller: 'mdts=3', namespace: plain },
   ioctlguard: { bytes: 9 * MIB, controller: 'mdts=5', namespace: `${plain},ms=8,pi=1`, fill: 0xff },
   spare: { bytes: 8 * MIB, controller: 'mdts=5', namespace: plain },
+  faulty: { bytes: 8 * MIB, controller: 'mdts=5', namespace: plain, badReads: 2000, badWrites: 3000 },
   zoned: { bytes: 8 * MIB, controller: 'mdts=7', namespace: 'zoned=on,zoned.zone_size=1M,zoned.zone_capacity=1M' },
 } as const satisfies Record<string, EmulatedSsd>;
 type Ssd = keyof typeof ssds;
 
-/** What the subsystem serves, from NSID 1 on; `disk` is a block device behind backend file. */
-const served = ['plain', 'large', 'guard', 'meta', 'disk', 'pulled', 'ioctl', 'ioctlguard'] as const;
+/** What the subsystem serves, from NSID 1 on; `disk` and `failing` are block devices behind backend file, the latter with blocks that fail. */
+const served = [
+  'plain',
+  'large',
+  'guard',
+  'meta',
+  'disk',
+  'pulled',
+  'ioctl',
+  'ioctlguard',
+  'faulty',
+  'failing',
+] as const;
 type Served = (typeof served)[number];
 const byIoctl = ['ioctl', 'ioctlguard'] as const;
-const byUring = served.filter((name) => !(byIoctl as readonly string[]).includes(name));
+const byUring = ['plain', 'large', 'guard', 'meta', 'disk', 'pulled'] as const;
+const FAILING = '/dev/dm-0';
 const nsidOf = (name: Served): number => served.indexOf(name) + 1;
 const spareNsid = served.length + 1;
 const nqn = 'nqn.2026-01.test.ferry:local';
@@ -51,12 +64,15 @@ describe('Local SSDs behind our target, in a guest', function () {
   let folder: string;
   let port: number;
   /** Character device by serial number. */
-  const nodes = new Map<string, string>([['disk', '/dev/vdb']]);
+  const nodes = new Map<string, string>([
+    ['disk', '/dev/vdb'],
+    ['failing', FAILING],
+  ]);
   const block = (name: string): string => nodes.get(name)!.replace('/ng', '/nvme');
 
   const backendOf = (name: string): object =>
-    name === 'disk'
-      ? { type: 'file', path: '/dev/vdb', blockSize: 512, direct: true }
+    name === 'disk' || name === 'failing'
+      ? { type: 'file', path: nodes.get(name), blockSize: 512, direct: true }
       : {
           type: 'nvme',
           path: nodes.get(name),
@@ -97,7 +113,10 @@ describe('Local SSDs behind our target, in a guest', function () {
       const [serial, node] = line.split(' ') as [string, string];
       nodes.set(serial, node);
     }
-    expect([...nodes.keys()]).to.have.members(['disk', ...Object.keys(ssds)]);
+    expect([...nodes.keys()]).to.have.members(['disk', 'failing', ...Object.keys(ssds)]);
+    await vm.run(
+      `printf '%s\\n' '0 2000 zero' '2000 8 error' '2008 14376 zero' | dmsetup --noudevsync create failing; test -b ${FAILING}`,
+    );
     await vm.writeFile('/run/target.json', configuration());
     await vm.run(
       `setsid ${guestCli} target --config /run/target.json --output json < /dev/null > /run/target.out 2> /run/target.log &
@@ -170,6 +189,35 @@ describe('Local SSDs behind our target, in a guest', function () {
     }
   });
 
+  it('media errors of an SSD and of a block device are the status of that command, and of no other', async () => {
+    const controller = await HostController.connect({ address: '127.0.0.1', port, subnqn: nqn, ioQueues: 1 });
+    const statusOf = (work: Promise<unknown>): Promise<number> =>
+      work.then(
+        () => 0,
+        (error: unknown) => (error as NvmeStatusError).status & 0x7ff,
+      );
+    try {
+      for (const [name, badRead, badWrite] of [
+        ['faulty', 2000, 3000],
+        ['failing', 2000, 2000],
+      ] as const) {
+        const namespace = await controller.namespace(nsidOf(name));
+        const block = Buffer.alloc(512, 1);
+        const around = [-1, 0, 8, 9].map((offset) => statusOf(namespace.read(badRead + offset, 1)));
+        const statuses = await Promise.all(around);
+        expect(statuses[1], `${name}: Unrecovered Read Error`).to.equal(0x281);
+        expect([statuses[0], statuses[2], statuses[3]], `${name}: the blocks around`).to.deep.equal([0, 0, 0]);
+        expect(await statusOf(namespace.write(badWrite, block)), `${name}: Write Fault`).to.equal(0x280);
+        expect(await statusOf(namespace.write(badWrite - 1, block))).to.equal(0);
+        expect(await statusOf(namespace.flush())).to.equal(0);
+        // a long one that meets the bad block in one of its pieces
+        expect(await statusOf(namespace.read(badRead - 500, 1000))).to.equal(0x281);
+      }
+    } finally {
+      await controller.close();
+    }
+  });
+
   it('refuses a zoned namespace, a mounted one, and a controller, each in one line, and serves on; what is served cannot be mounted', async () => {
     /** What a reload with that backend says. */
     const reload = async (backend: object): Promise<{ event: string; message?: string }> => {
@@ -214,7 +262,7 @@ describe('Local SSDs behind our target, in a guest', function () {
     // Security Receive, protocol 0: the list of protocols that the device has
     const receive = (node: string, nsid: number): string =>
       `nvme admin-passthru ${node} --opcode=0x82 --namespace-id=${nsid} --cdw11=512 --data-len=512 --read --raw-binary | sha256sum`;
-    const host = '/dev/$(controllers_of ' + nqn + ')';
+    const host = `/dev/$(controllers_of ${nqn})`;
     const [here, there, reads] = (
       await vm.run(`${receive(local, 0)}; ${receive(host, nsidOf('plain'))}
         nvme admin-passthru ${host} --opcode=0x82 --namespace-id=1 --cdw11=512 --data-len=512 --read --raw-binary | tr -d '\\0' | wc -c`)

@@ -136,6 +136,45 @@ describe('File backend on the engine: refusals and faults', () => {
     expect(run.stdout.toString(), run.stderr.toString()).to.equal(`0,${0x4081} 0 1\n`.repeat(2));
   });
 
+  it('no descriptors left: the file that has none is refused with the remedy, those that are open work on, and one that closes makes room', function () {
+    needNative(this as unknown as Mocha.Context);
+    const source = new URL('../../../src/', import.meta.url).href;
+    const directory = fs.mkdtempSync(join(tmpdir(), 'nvmeferry-file-'));
+    const script = `
+      const { openFileBackend } = await import('${source}backend/file-open.js');
+      const open = (name, engine) => openFileBackend({ path: '${directory}/' + name, blockSize: 4096, sizeBytes: 8192 }, { engine });
+      const io = (resolve, segment) => ({ offsetBytes: 0, lengthBytes: 4096, fua: true, segments: [segment], segmentCount: 1,
+        retain() {}, provide: () => segment, complete: resolve });
+      for (const engine of ['auto', 'thread-pool', 'node']) {
+        const opened = [];
+        let error;
+        while (error === undefined) {
+          await open(engine + opened.length, engine).then((backend) => opened.push(backend), (caught) => { error = caught; });
+        }
+        console.log(error.code, error.message.replace(/^.*: (?=too)/, ''));
+        const statuses = new Set();
+        for (const [i, backend] of opened.entries()) {
+          statuses.add(await new Promise((resolve) => backend.write(io(resolve, new Uint8Array(4096).fill(i + 1)))));
+          const back = new Uint8Array(4096);
+          statuses.add(await new Promise((resolve) => backend.read(io(resolve, back))));
+          if (back[0] !== i + 1) statuses.add('other data');
+        }
+        console.log(...statuses);
+        // a new file takes one for its folder as well, and helpers take some
+        for (let i = 0; i < 4; i++) await opened.pop().close();
+        opened.push(await open(engine + 'again', engine));
+        for (const backend of opened) await backend.close();
+      }`;
+    try {
+      const limited = `ulimit -n 48 && exec "${process.execPath}" --input-type=module -e "$0"`;
+      const run = spawnSync('sh', ['-c', limited, script], { timeout: 25_000 });
+      const said = 'NVMEOF_ERR_CONFIG too many open files; raise the limit (ulimit -n)\n0\n';
+      expect(run.stdout.toString(), run.stderr.toString()).to.equal(said.repeat(3));
+    } finally {
+      fs.rmSync(directory, { recursive: true });
+    }
+  });
+
   it('direct I/O where there is none, or blocks too small for it, is refused with the remedy', async function () {
     needNative(this as unknown as Mocha.Context);
     let message = '';
