@@ -1,10 +1,11 @@
 /**
  * The file backend's I/O engine alone, beside `fio --ioengine=io_uring` with the same file, block size and depth, in turns. And 10^6 I/Os with flat
- * memory (`--soak`).
+ * memory (`--soak`). Or a file in memory through the target, beside memory itself (`--through-target`): what the protocol costs is the same for both.
  *
- *     node dist-test/bench/engine.js [--soak] [--count N] [--folder DIR...]
+ *     node dist-test/bench/engine.js [--soak | --through-target] [--count N] [--folder DIR...]
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import fs from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -17,6 +18,7 @@ import { short, table } from './lib/stats.ts';
 const { values } = parseArgs({
   options: {
     soak: { type: 'boolean', default: false },
+    'through-target': { type: 'boolean', default: false },
     count: { type: 'string', default: '200000' },
     depth: { type: 'string', default: '32' },
     folder: { type: 'string', multiple: true, default: ['/dev/shm', process.cwd()] },
@@ -189,4 +191,65 @@ async function soak(): Promise<void> {
   }
 }
 
-await (values.soak ? soak() : compare());
+const TARGET_ROUNDS = 3;
+const TICKS_PER_S = 100;
+
+/** Target CPU time per I/O on memory and on a file in memory, in turns; the rest of the file's is its engine's, which `compare` measures alone. */
+async function throughTarget(): Promise<void> {
+  const path = join(values.folder[0] ?? '/dev/shm', `nvmeferry-bench-${process.pid}`);
+  const main = join(process.cwd(), 'dist/cli/main.js');
+  const pinned = (core: number): string[] => ['taskset', '-c', String(core), process.execPath, main];
+  fs.writeFileSync(path, Buffer.alloc(FILE_BYTES, 1));
+  const [program, ...args] = pinned(0) as [string, ...string[]];
+  const target = spawn(
+    program,
+    [
+      ...args,
+      ...['target', '--listen', '127.0.0.1:4499', '--discovery', 'off', '--output', 'json', '--log-level', 'error'],
+      ...['--memory', `${FILE_BYTES},nsid=1`, '--file', `${path},nsid=2`],
+    ],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  try {
+    await once(target.stdout, 'data');
+    const uri = (nsid: number): string => `nvme+tcp://127.0.0.1:4499/nqn.2026-01.io.nvmeferry:demo?nsid=${nsid}`;
+    const cpuS = (): number => {
+      const fields = fs.readFileSync(`/proc/${target.pid}/stat`, 'latin1').split(') ')[1]!.split(' ');
+      return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_S;
+    };
+    const one = (nsid: number, writes: boolean, seconds: number): { iops: number; cpuUs: number } => {
+      const before = cpuS();
+      const [load, ...rest] = pinned(1) as [string, ...string[]];
+      const options = ['--rw', writes ? 'randwrite' : 'randread', '--iodepth', values.depth, '--time', String(seconds)];
+      const run = spawnSync(load, [...rest, 'bench', uri(nsid), ...options, '-o', 'json'], { encoding: 'utf8' });
+      const job = JSON.parse(run.stdout) as Record<'read' | 'write', { iops: number; total_ios: number }>;
+      const { iops, total_ios: count } = writes ? job.write : job.read;
+      return { iops, cpuUs: ((cpuS() - before) / count) * 1e6 };
+    };
+    const median = (list: number[]): number => list.sort((a, b) => a - b)[list.length >> 1]!;
+    const rows: string[][] = [];
+    for (const writes of [false, true]) {
+      const samples = [1, 2].map((nsid) => ({ nsid, runs: [] as { iops: number; cpuUs: number }[] }));
+      for (const { nsid } of samples) one(nsid, writes, 0.5); // the compiler's work
+      for (let round = 0; round < TARGET_ROUNDS; round++) {
+        for (const { nsid, runs } of samples) runs.push(one(nsid, writes, 1));
+      }
+      for (const { nsid, runs } of samples) {
+        rows.push([
+          writes ? 'write' : 'read',
+          nsid === 1 ? 'memory' : 'file in memory',
+          short(median(runs.map(({ iops }) => iops))),
+          short(median(runs.map(({ cpuUs }) => cpuUs))),
+        ]);
+      }
+    }
+    const head = [`through the target, 4 KiB, depth ${depth}`, 'backend', 'IOPS', 'target CPU us per I/O'];
+    process.stdout.write(`${table(head, ['left', 'left', 'right', 'right'], rows)}\n`);
+  } finally {
+    target.kill('SIGTERM');
+    await once(target, 'close');
+    fs.rmSync(path, { force: true });
+  }
+}
+
+await (values.soak ? soak() : values['through-target'] ? throughTarget() : compare());
