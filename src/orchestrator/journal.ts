@@ -1,0 +1,121 @@
+/**
+ * The steps of a migration, written down before they are taken: one JSON line each, durable before `note` resolves. Who finds a journal knows how
+ * far another has come, and whether to go on or to undo.
+ */
+import { type FileHandle, open } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { NvmeofError } from '../util/error.ts';
+
+/** Grows with every change that an older reader would misunderstand. */
+const VERSION = 1;
+
+/** A step is begun (what it does may have happened, or not), or known to be done. */
+export interface JournalEntry {
+  readonly step: string;
+  readonly state: 'begun' | 'done' | 'undone';
+  /** What is needed to take the step again, or back. */
+  readonly detail?: unknown;
+}
+
+interface Line extends JournalEntry {
+  readonly version: number;
+}
+
+export class Journal {
+  readonly path: string;
+  readonly entries: JournalEntry[];
+  #file: FileHandle | undefined;
+
+  private constructor(path: string, file: FileHandle, entries: JournalEntry[]) {
+    this.path = path;
+    this.#file = file;
+    this.entries = entries;
+  }
+
+  /**
+   * Opens a journal, or makes one. A last line that is not whole was never durable: nothing was done on its account, and it is cut off.
+   * @throws NvmeofError NVMEOF_ERR_JOURNAL
+   */
+  static async open(path: string): Promise<Journal> {
+    let file: FileHandle;
+    try {
+      file = await open(path, 'a+', 0o600);
+    } catch (error) {
+      throw journalError(path, 'cannot be opened: choose a path that this user may write', error);
+    }
+    try {
+      const text = await file.readFile('utf8');
+      const whole = text.slice(0, text.lastIndexOf('\n') + 1);
+      const entries = whole
+        .split('\n')
+        .slice(0, -1)
+        .map((line, i) => parse(path, line, i + 1));
+      if (whole.length < text.length) await file.truncate(Buffer.byteLength(whole));
+      await syncDirectory(dirname(path));
+      return new Journal(path, file, entries);
+    } catch (error) {
+      await file.close();
+      throw error instanceof NvmeofError ? error : journalError(path, 'cannot be read', error);
+    }
+  }
+
+  /** Durable when it resolves. @throws NvmeofError NVMEOF_ERR_JOURNAL */
+  async note(entry: JournalEntry): Promise<void> {
+    if (this.#file === undefined) throw journalError(this.path, 'is closed');
+    const line: Line = { version: VERSION, ...entry };
+    try {
+      await this.#file.appendFile(`${JSON.stringify(line)}\n`);
+      await this.#file.datasync();
+    } catch (error) {
+      throw journalError(this.path, 'cannot be written: see that there is space', error);
+    }
+    this.entries.push(entry);
+  }
+
+  /** The last entry of `step`. */
+  last(step: string): JournalEntry | undefined {
+    return this.entries.findLast((entry) => entry.step === step);
+  }
+
+  /** Idempotent. */
+  async close(): Promise<void> {
+    const file = this.#file;
+    this.#file = undefined;
+    await file?.close();
+  }
+}
+
+function parse(path: string, text: string, number: number): JournalEntry {
+  let line: Partial<Line>;
+  try {
+    line = JSON.parse(text) as Partial<Line>;
+  } catch (error) {
+    throw journalError(path, `has a line ${number} that is no JSON: it was changed by another program`, error);
+  }
+  if (line.version !== VERSION) {
+    throw journalError(
+      path,
+      `has version ${line.version}, this program knows ${VERSION}: use the program that wrote it`,
+    );
+  }
+  const { step, state, detail } = line;
+  if (typeof step !== 'string' || (state !== 'begun' && state !== 'done' && state !== 'undone')) {
+    throw journalError(path, `has a line ${number} without a step or its state: it was changed by another program`);
+  }
+  return detail === undefined ? { step, state } : { step, state, detail };
+}
+
+/** A new file's name is durable only then. */
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+function journalError(path: string, what: string, cause?: unknown): NvmeofError {
+  const reason = cause instanceof Error ? ` (${cause.message})` : '';
+  return new NvmeofError('NVMEOF_ERR_JOURNAL', `Journal ${path} ${what}${reason}`, { cause });
+}

@@ -1,0 +1,48 @@
+/**
+ * The two ends of a namespace that moves, as the engine sees them: blocks by number, no connection, no command. What they stand on is the
+ * initiator's (`fabric-volume.ts`), or a model's in tests and the simulator.
+ */
+
+/** Consecutive blocks. */
+export interface BlockRun {
+  readonly slba: number;
+  /** 1 and more. */
+  readonly blockCount: number;
+}
+
+/** What was changed up to a moment; what is changed later is in the next one, whenever this one is acknowledged. */
+export interface ChangeSnapshot {
+  /** Ascending; may name blocks that were not changed, never leaves one out. */
+  readonly runs: readonly BlockRun[];
+  /** They are copied: the source forgets them. Until then it gives the same snapshot again, also to another orchestrator. */
+  acknowledge(): Promise<void>;
+}
+
+export interface SourceVolume {
+  readonly blockSize: number;
+  readonly blockCount: number;
+  /** From its return on, every change is in a snapshot. */
+  startTracking(): Promise<void>;
+  /** Idempotent. */
+  stopTracking(): Promise<void>;
+  /** Runs with allocated blocks, ascending; all others read zero. */
+  allocated(signal: AbortSignal | undefined): AsyncIterable<BlockRun>;
+  changes(): Promise<ChangeSnapshot>;
+  /** @param buffer whole blocks; not used after this settles */
+  readInto(slba: number, buffer: Uint8Array): Promise<void>;
+}
+
+export interface DestinationVolume {
+  readonly blockSize: number;
+  readonly blockCount: number;
+  /** @param data whole blocks; not used after this settles */
+  write(slba: number, data: Uint8Array): Promise<void>;
+  /** The blocks read zero afterwards; deallocated if the destination can. */
+  clear(slba: number, blockCount: number): Promise<void>;
+  /** What was written and cleared before is durable. */
+  flush(): Promise<void>;
+}
+
+export function blocksIn(runs: readonly BlockRun[]): number {
+  return runs.reduce((sum, { blockCount }) => sum + blockCount, 0);
+}
