@@ -79,12 +79,14 @@ export class PreCopy {
   }
 
   async #copyLeft(): Promise<void> {
-    const left = this.#left;
-    if (left === undefined) return;
-    this.#dirtiedBytes += blocksIn(left.runs) * this.#options.source.blockSize;
-    await this.#options.copier.copy(left.runs, { signal: this.#options.signal });
-    await left.acknowledge();
-    this.#left = undefined;
+    const { copier, signal, source } = this.#options;
+    while (this.#left !== undefined) {
+      const left = this.#left;
+      this.#dirtiedBytes += blocksIn(left.runs) * source.blockSize;
+      await copier.copy(left.runs, { signal });
+      await left.acknowledge();
+      this.#left = left.complete ? undefined : await source.changes();
+    }
   }
 
   async #round(convergence: Convergence, copy: () => Promise<void>): Promise<void> {
@@ -93,11 +95,14 @@ export class PreCopy {
     const before = copier.counters.read;
     await copy();
     const durationMs = clock.nowMs() - startMs;
-    this.#left = await source.changes();
+    const left = await source.changes();
+    this.#left = left;
+    // of changes that do not fit a snapshot only a bound is known
+    const dirtied = left.complete ? blocksIn(left.runs) : source.blockCount;
     convergence.add({
       bytes: copier.counters.read - before,
       durationMs,
-      dirtiedBytes: blocksIn(this.#left.runs) * source.blockSize,
+      dirtiedBytes: dirtied * source.blockSize,
     });
     this.#options.onRound?.(convergence);
   }

@@ -14,6 +14,8 @@ export interface BlockRun {
 export interface ChangeSnapshot {
   /** Ascending; may name blocks that were not changed, never leaves one out. */
   readonly runs: readonly BlockRun[];
+  /** False: there were more than it can name; those are in the next one. */
+  readonly complete: boolean;
   /** They are copied: the source forgets them. Until then it gives the same snapshot again, also to another orchestrator. */
   acknowledge(): Promise<void>;
 }

@@ -35,6 +35,7 @@ export class ModelSource implements SourceVolume {
   /** Called while reads are under way. */
   onTurn: (() => void) | undefined;
   readBytes = 0;
+  snapshotRunsMax: number = Number.POSITIVE_INFINITY;
   failAfterReads: number = Number.POSITIVE_INFINITY;
 
   constructor(blockCount: number, random: Random) {
@@ -79,10 +80,17 @@ export class ModelSource implements SourceVolume {
       this.#snapshot = this.#active;
       this.#active = new Set();
     }
+    const snapshot = this.#snapshot;
+    const all = runsOf(snapshot);
+    const runs = all.slice(0, this.snapshotRunsMax);
     return {
-      runs: runsOf(this.#snapshot),
+      runs,
+      complete: runs.length === all.length,
       acknowledge: async () => {
         await nextTurn();
+        for (const { slba, blockCount } of runs) for (let i = 0; i < blockCount; i++) snapshot.delete(slba + i);
+        // what was not named counts as changed again
+        for (const block of snapshot) this.#active.add(block);
         this.#snapshot = undefined;
       },
     };

@@ -72,6 +72,7 @@ describe('PreCopy', () => {
         const blockCount = 1 + random.below(30);
         move.source.change(random.below(BLOCKS - blockCount), blockCount, 1 + random.below(255));
       }
+      if (random.oneIn(3)) move.source.snapshotRunsMax = 1 + random.below(4);
       guest(move, random, 1 + random.below(200));
       const preCopy = move.preCopy({ destinationIsZero: fill === 0, onStuck: async () => true });
       const { converged } = await preCopy.run();
