@@ -65,6 +65,7 @@ export const SpecificStatus = {
   AerLimitExceeded: 0x105,
   InvalidFirmwareSlot: 0x106,
   InvalidFirmwareImage: 0x107,
+  InvalidInterruptVector: 0x108,
   InvalidLogPage: 0x109,
   InvalidFormat: 0x10a,
   FirmwareNeedsConventionalReset: 0x10b,

@@ -10,7 +10,7 @@ export const AER_LIMIT = 4;
 /** Events kept while the host has no AER outstanding; more are dropped, oldest first (they merge by log page, so this is never met). */
 const PENDING_MAX = 16;
 
-interface AsyncEvent {
+export interface AsyncEvent {
   readonly type: number;
   readonly info: number;
   readonly lid: number;
@@ -112,6 +112,23 @@ export class AsyncEvents {
       request.result1 = event.result1 ?? 0;
       request.complete(0);
     }
+  }
+
+  /** For a state that is saved. */
+  save(): {
+    readonly requests: readonly Request[];
+    readonly pending: readonly AsyncEvent[];
+    /** Type and info in one key, and the log page that clears it. */
+    readonly masked: readonly (readonly [number, number])[];
+  } {
+    return { requests: this.#requests, pending: this.#pending, masked: [...this.#masked] };
+  }
+
+  /** What waited and what was masked when the state was saved. */
+  restore(pending: readonly AsyncEvent[], masked: readonly (readonly [number, number])[]): void {
+    this.#pending.splice(0, this.#pending.length, ...pending.slice(-PENDING_MAX));
+    this.#masked.clear();
+    for (const [key, lid] of masked) this.#masked.set(key, lid);
   }
 
   /** Controller reset: AERs vanish without an answer. @returns them, for the owner to release */

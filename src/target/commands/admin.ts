@@ -11,6 +11,13 @@ import { getLbaStatus } from './lba-status.ts';
 import { getLogPage } from './log-page.ts';
 import { controllerDataQueue, migrationReceive, migrationSend, trackSend } from './migration.ts';
 import { namespaceAttachment, namespaceManagement } from './namespace-management.ts';
+import {
+  createCompletionQueue,
+  createSubmissionQueue,
+  deleteCompletionQueue,
+  deleteSubmissionQueue,
+  doorbellBufferConfig,
+} from './queues.ts';
 import { sanitize } from './sanitize.ts';
 
 const asyncEventRequest: CommandHandler = {
@@ -67,5 +74,10 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.MigrationSend]: migrationSend,
   [AdminOpcode.MigrationReceive]: migrationReceive,
   [AdminOpcode.ControllerDataQueue]: controllerDataQueue,
+  [AdminOpcode.DeleteIoSq]: deleteSubmissionQueue,
+  [AdminOpcode.CreateIoSq]: createSubmissionQueue,
+  [AdminOpcode.DeleteIoCq]: deleteCompletionQueue,
+  [AdminOpcode.CreateIoCq]: createCompletionQueue,
+  [AdminOpcode.DoorbellBufferConfig]: doorbellBufferConfig,
   [FABRICS_OPCODE]: adminFabrics,
 });

@@ -7,7 +7,8 @@ import { Direction } from '../../spec/opcode.ts';
 import { NVME_VERSION_2_1 } from '../../spec/property.ts';
 import { SanitizeCapability } from '../../spec/sanitize.ts';
 import { DNR, Status } from '../../spec/status.ts';
-import { identifyControllerCodec } from '../../wire/cold/identify-controller.ts';
+import type { MemoryTransport } from '../../transport/pcie/memory-transport.ts';
+import { type IdentifyController, identifyControllerCodec } from '../../wire/cold/identify-controller.ts';
 import { independentNamespaceCodec } from '../../wire/cold/identify-independent.ts';
 import { identifyNamespaceCodec } from '../../wire/cold/identify-namespace.ts';
 import { nvmControllerCodec, nvmNamespaceCodec } from '../../wire/cold/identify-nvm.ts';
@@ -54,6 +55,7 @@ const LPA_SUPPORTED_PAGES = 0x20;
 /** HMLMS. */
 const OACS_LIVE_MIGRATION = 0x800;
 const OACS_GET_LBA_STATUS = 0x200;
+const OACS_DOORBELL_BUFFERS = 0x100;
 const ONCS_COMPARE = 0x01;
 const ONCS_WRITE_UNCORRECTABLE = 0x02;
 const ONCS_DSM = 0x04;
@@ -75,6 +77,7 @@ const VWC_FLUSH_ALL = 0x06;
 const SGLS_BYTE_ALIGNED = 0x01;
 /** SGLs longer than the data are accepted. */
 const SGLS_LONGER = 0x0004_0000;
+const SGLS_BIT_BUCKET = 0x0001_0000;
 const SGLS_OFFSET = 0x0010_0000;
 const SGLS_TRANSPORT = 0x0020_0000;
 const FCATT_STATIC = 0x01;
@@ -133,6 +136,19 @@ function ofNamespace(build: (namespace: Namespace, controller: Controller) => Ui
   };
 }
 
+const fabricFields = ({ inCapsuleBytes }: Controller): Partial<IdentifyController> => ({
+  sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_OFFSET | SGLS_TRANSPORT,
+  ioccsz: (64 + inCapsuleBytes) / 16,
+  iorcsz: 1,
+  msdbd: 1,
+});
+
+const pcieFields = ({ vendorId }: MemoryTransport): Partial<IdentifyController> => ({
+  vid: vendorId,
+  ssvid: vendorId,
+  sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_BIT_BUCKET,
+});
+
 function identifyController(_request: Request, controller: Controller): Uint8Array {
   const { subsystem } = controller;
   const common = {
@@ -148,12 +164,9 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     kas: KEEP_ALIVE_GRANULARITY_100MS,
     lpa: LPA_EFFECTS | LPA_EXTENDED | LPA_SUPPORTED_PAGES,
     maxcmd: controller.queueEntriesMax,
-    sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_OFFSET | SGLS_TRANSPORT,
     subnqn: subsystem.nqn,
     acl: ABORT_LIMIT,
-    ioccsz: (64 + controller.inCapsuleBytes) / 16,
-    iorcsz: 1,
-    msdbd: 1,
+    ...(controller.memory === undefined ? fabricFields(controller) : pcieFields(controller.memory)),
     ctratt: CTRATT_HOST_ID_128 | CTRATT_TRAFFIC_BASED_KEEP_ALIVE,
   };
   if (subsystem.isDiscovery) {
@@ -183,6 +196,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     ...(manages ? MANAGER_FIELDS : {}),
     oacs:
       OACS_GET_LBA_STATUS |
+      (controller.memory === undefined ? 0 : OACS_DOORBELL_BUFFERS) |
       (manages ? OACS_LIVE_MIGRATION : 0) |
       (canFormat(controller) ? OACS_FORMAT : 0) |
       (canManage ? OACS_NAMESPACE_MANAGEMENT : 0),

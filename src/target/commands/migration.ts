@@ -22,7 +22,7 @@ import { WireError } from '../../wire/cold/wire-error.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw15 } from '../../wire/sqe.ts';
 import { UDMQ_ENTRY_DWORDS } from '../../wire/udmq-entry.ts';
 import type { Controller } from '../controller.ts';
-import { loadController, saveController } from '../migration/controller-blocks.ts';
+import { checkControllerState, saveController } from '../migration/controller-blocks.ts';
 import type { Migration, Ward } from '../migration/migration.ts';
 import { StateStaging } from '../migration/state-staging.ts';
 import type { Request } from '../request.ts';
@@ -32,6 +32,8 @@ import { TRANSFER_BYTES_MAX } from './limits.ts';
 /** Index 1 of each list of Identify CNS 20h: version 0, our vendor format. */
 const VERSIONS: readonly number[] = [0];
 const FORMATS: readonly Uint8Array[] = [STATE_SECTION_UUID];
+/** Over fabrics queues are connections, which are no state. */
+const NO_QUEUES = { submissionQueues: [], completionQueues: [] };
 const QUEUE_SLOTS_MIN = 2;
 const DELETE_QUEUE = 0x8000_0000;
 
@@ -178,16 +180,12 @@ function commit(request: Request, ward: Ward, staging: StateStaging): number {
 function verified(controller: Controller, { bytes, csvi, csuuidi }: StateStaging): () => void {
   const wrong = (what: string): MigrationError =>
     new MigrationError('NVMEOF_ERR_STATE_FORMAT', `Controller state ${what}`);
-  const { nvme, vendor } = decodeControllerState(bytes);
-  if (nvme !== undefined) {
-    if (csvi === 0) throw wrong('has an NVMe part that its command does not name');
-    if (controller.ioQueueCount > 0) throw wrong('has an NVMe part, and the controller has I/O queues');
-    // a queue over NVMe/TCP is a connection, which only the host can make
-    if (nvme.submissionQueues.length + nvme.completionQueues.length > 0) throw wrong('has I/O queues');
+  const state = decodeControllerState(bytes);
+  if (state.nvme !== undefined && csvi === 0) throw wrong('has an NVMe part that its command does not name');
+  if (state.vendor !== undefined && csuuidi === 0) {
+    throw wrong('has a vendor specific part that its command does not name');
   }
-  if (vendor === undefined) return () => {};
-  if (csuuidi === 0) throw wrong('has a vendor specific part that its command does not name');
-  return loadController(controller, vendor);
+  return checkControllerState(controller, state);
 }
 
 export const migrationSend: CommandHandler = {
@@ -223,7 +221,7 @@ function getState(request: Request): number | undefined {
   const suspended = migration.isSuspended(ward);
   const state = encodeControllerState({
     suspended,
-    nvme: csvi === 0 ? undefined : { submissionQueues: [], completionQueues: [] },
+    nvme: csvi === 0 ? undefined : (ward.controller.memory?.saveQueues() ?? NO_QUEUES),
     vendor: csuuidi === 0 ? undefined : saveController(ward.controller),
   });
   const offset = offsetOf(request);
