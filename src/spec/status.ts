@@ -210,6 +210,7 @@ const NAMES: Record<number, string> = {
   261: 'Asynchronous Event Request Limit Exceeded',
   262: 'Invalid Firmware Slot',
   263: 'Invalid Firmware Image',
+  264: 'Invalid Interrupt Vector',
   265: 'Invalid Log Page',
   266: 'Invalid Format',
   267: 'Firmware Activation Requires Conventional Reset',

@@ -10,6 +10,8 @@ export class GuestRam {
   view: DataView;
   #next: number;
   readonly #free = new Map<number, number[]>();
+  /** What `allocate` aligns to: the page of the controller (CC.MPS). */
+  pageBytes: number = GUEST_PAGE_BYTES;
 
   constructor(base: number, lengthBytes: number) {
     this.base = base;
@@ -31,20 +33,24 @@ export class GuestRam {
 
   /** Whole pages, contiguous. @returns their guest address */
   allocate(lengthBytes: number): number {
-    const pages = Math.max(1, Math.ceil(lengthBytes / GUEST_PAGE_BYTES));
-    const free = this.#free.get(pages)?.pop();
+    const bytes = this.#whole(lengthBytes);
+    const free = this.#free.get(bytes)?.pop();
     if (free !== undefined) return free;
-    const address = this.#next;
-    this.#next += pages * GUEST_PAGE_BYTES;
+    const address = Math.ceil(this.#next / this.pageBytes) * this.pageBytes;
+    this.#next = address + bytes;
     assert(this.#next <= this.base + this.lengthBytes, 'The guest has no memory left');
     return address;
   }
 
   release(address: number, lengthBytes: number): void {
-    const pages = Math.max(1, Math.ceil(lengthBytes / GUEST_PAGE_BYTES));
-    const list = this.#free.get(pages) ?? [];
+    const bytes = this.#whole(lengthBytes);
+    const list = this.#free.get(bytes) ?? [];
     list.push(address);
-    this.#free.set(pages, list);
+    this.#free.set(bytes, list);
+  }
+
+  #whole(lengthBytes: number): number {
+    return Math.max(1, Math.ceil(lengthBytes / this.pageBytes)) * this.pageBytes;
   }
 
   /** Offset of a guest address in `bytes`. */

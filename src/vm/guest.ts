@@ -3,7 +3,7 @@
  * clock: the same calls give the same run. For tests, the demo and the simulator.
  */
 import { AdminOpcode, IoOpcode } from '../spec/opcode.ts';
-import { Csts, Property } from '../spec/property.ts';
+import { Cc, Csts, Property } from '../spec/property.ts';
 import type { PciFunction } from '../transport/pcie/pci-function.ts';
 import { assert } from '../util/assert.ts';
 import { NvmeStatusError } from '../util/error.ts';
@@ -211,6 +211,7 @@ export class Guest {
     this.writeConfigWord(COMMAND, MEMORY_AND_BUS_MASTER);
     this.enableMsix();
     this.#strideBytes = 4 << (this.readDword(Property.CAP + 4) & 0xf);
+    this.ram.pageBytes = GUEST_PAGE_BYTES << ((configuration >>> Cc.mpsShift) & Cc.mpsMask);
     const admin = new GuestQueue(this.ram, { qid: 0, entries, vector: 0 });
     this.queues.length = 0;
     this.queues.push(admin);

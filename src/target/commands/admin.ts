@@ -9,6 +9,7 @@ import { formatNvm } from './format.ts';
 import { identify } from './identify.ts';
 import { getLbaStatus } from './lba-status.ts';
 import { getLogPage } from './log-page.ts';
+import { trackReceive } from './memory-tracking.ts';
 import { controllerDataQueue, migrationReceive, migrationSend, trackSend } from './migration.ts';
 import { namespaceAttachment, namespaceManagement } from './namespace-management.ts';
 import {
@@ -71,6 +72,7 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.Sanitize]: sanitize,
   [AdminOpcode.GetLbaStatus]: getLbaStatus,
   [AdminOpcode.TrackSend]: trackSend,
+  [AdminOpcode.TrackReceive]: trackReceive,
   [AdminOpcode.MigrationSend]: migrationSend,
   [AdminOpcode.MigrationReceive]: migrationReceive,
   [AdminOpcode.ControllerDataQueue]: controllerDataQueue,

@@ -26,6 +26,12 @@ import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { OVER_TEMPERATURE_KELVIN } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import {
+  GRANULARITY_MAX,
+  GRANULARITY_MIN,
+  RANGES_OF_MANAGER_MAX,
+  RANGES_OF_SUBSYSTEM_MAX,
+} from '../migration/memory-tracks.ts';
 import { QUEUES_OF_CONTROLLER_MAX, QUEUES_OF_SUBSYSTEM_MAX } from '../migration/migration.ts';
 import { LBA_FORMAT_SIZES, type Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
@@ -34,6 +40,7 @@ import { COPY_FORMATS, copyLimits } from './copy.ts';
 import { canFormat } from './format.ts';
 import { allocationGranule } from './lba-status.ts';
 import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
+import { tracksMemory } from './memory-tracking.ts';
 import { isManager, stateFormats } from './migration.ts';
 import { uuidList } from './migration-features.ts';
 
@@ -105,7 +112,16 @@ const NSTAT_READY = 0x01;
 /** Critical composite temperature, K: 80 degrees Celsius. */
 const CCTEMP_KELVIN = 353;
 
-/** Of a Migration Management Controller: it tracks user data; host memory it does not reach. */
+/** Of one with siblings whose queues stand in host memory. */
+const MEMORY_FIELDS = {
+  trattr: TrackingAttribute.UserData | TrackingAttribute.HostMemory,
+  cmmrtd: RANGES_OF_MANAGER_MAX,
+  nmmrtd: RANGES_OF_SUBSYSTEM_MAX,
+  minmrtg: GRANULARITY_MIN,
+  maxmrtg: GRANULARITY_MAX,
+};
+
+/** Of a Migration Management Controller. */
 const MANAGER_FIELDS = {
   trattr: TrackingAttribute.UserData,
   mcudmq: QUEUES_OF_CONTROLLER_MAX,
@@ -194,6 +210,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     nanagrpid: ANA_GROUPS_MAX,
     ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID | (manages ? CTRATT_UUID_LIST : 0),
     ...(manages ? MANAGER_FIELDS : {}),
+    ...(manages && tracksMemory(controller) ? MEMORY_FIELDS : {}),
     oacs:
       OACS_GET_LBA_STATUS |
       (controller.memory === undefined ? 0 : OACS_DOORBELL_BUFFERS) |

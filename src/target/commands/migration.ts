@@ -23,11 +23,15 @@ import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw15 } from '../../wire/sqe
 import { UDMQ_ENTRY_DWORDS } from '../../wire/udmq-entry.ts';
 import type { Controller } from '../controller.ts';
 import { checkControllerState, saveController } from '../migration/controller-blocks.ts';
-import type { Migration, Ward } from '../migration/migration.ts';
+import { MemoryQueue } from '../migration/memory-queue.ts';
+import type { DataQueue, Migration, Ward } from '../migration/migration.ts';
+import { QUEUE_SLOTS_MAX, ResidentQueue } from '../migration/resident-queue.ts';
 import { StateStaging } from '../migration/state-staging.ts';
 import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
+import { placeOf } from './data-queue-memory.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
+import { prepareTrackMemory, trackMemory } from './memory-tracking.ts';
 
 /** Index 1 of each list of Identify CNS 20h: version 0, our vendor format. */
 const VERSIONS: readonly number[] = [0];
@@ -62,16 +66,25 @@ const judged =
 
 function createQueue(request: Request): number | undefined {
   const type = (cdw10(request) >>> 16) & 0xff;
+  const controller = request.queuePair.controller!;
   // the queue of the specification stands in host memory, which no controller reaches over NVMe/TCP
-  if (type !== CdqType.ResidentUserDataMigration) return request.invalidField(42);
+  const inMemory = type === CdqType.UserDataMigration && controller.memory !== undefined;
+  if (!inMemory && type !== CdqType.ResidentUserDataMigration) return request.invalidField(42);
   const ward = migrationOf(request).ward(cdw11(request) >>> 16);
   if (ward === undefined) return unknownController(request);
   const dwords = sqeCdw12(request.sqe, request.sqeBase);
   if (dwords % UDMQ_ENTRY_DWORDS !== 0 || dwords < QUEUE_SLOTS_MIN * UDMQ_ENTRY_DWORDS) {
     return request.invalidField(48);
   }
-  const controller = request.queuePair.controller!;
-  const queue = migrationOf(request).createQueue(controller, ward, dwords / UDMQ_ENTRY_DWORDS);
+  const slots = dwords / UDMQ_ENTRY_DWORDS;
+  let make = (cdqid: number): DataQueue => new ResidentQueue(cdqid, controller, ward.controller, slots);
+  if (inMemory && slots <= QUEUE_SLOTS_MAX) {
+    const place = placeOf(request, controller.memory!, dwords * 4);
+    if (typeof place === 'number') return place;
+    make = (cdqid): DataQueue =>
+      new MemoryQueue(cdqid, controller, ward.controller, slots, place.pages, place.pageBytes);
+  }
+  const queue = migrationOf(request).createQueue(controller, ward, slots, make);
   if (typeof queue === 'number') return request.fail(queue, queue === Status.InvalidField ? 46 : 48);
   request.result0 = queue.cdqid;
   return Status.Success;
@@ -97,11 +110,13 @@ export const controllerDataQueue: CommandHandler = {
 
 // ---- Track Send ----------------------------------------------------------------------------------------------------------------------
 
+const selectsMemory = (request: Request): boolean => (cdw10(request) & 0xff) === TrackSendSelect.TrackMemory;
+
 export const trackSend: CommandHandler = {
   isOffered: isManager,
-  prepare: () => 0,
+  prepare: (request) => (selectsMemory(request) ? prepareTrackMemory(request) : 0),
   execute: judged((request) => {
-    // tracking of host memory (THMCS) has no meaning where the controller reaches none
+    if (selectsMemory(request)) return trackMemory(request);
     if ((cdw10(request) & 0xff) !== TrackSendSelect.LogUserData) return request.invalidField(40);
     const action = (cdw10(request) >>> 16) & 0xf;
     if (action > 1) return request.invalidField(42);
