@@ -49,6 +49,8 @@ export interface SubmissionQueueOptions {
 
 export class SubmissionQueue implements QueueTransport {
   readonly peer = 'pcie';
+  /** Answers are copied to the guest before `complete` returns. */
+  readonly sendsByPlace = true;
   readonly qid: number;
   readonly address: number;
   readonly entries: number;
@@ -232,30 +234,41 @@ export class SubmissionQueue implements QueueTransport {
     // it was judged, and logged or not, when it was fetched
     if (status !== 0) return status & ~MORE;
     const { addresses, lengths, count } = pointer;
-    const { segments } = request;
+    const { segments, placed } = request;
     let left = request.answerBytes;
     let segment = 0;
-    let from = 0;
+    let from = placed ? this.#startOf(request, 0) : 0;
+    let end = placed ? this.#endOf(request, 0) : segments[0]!.length;
     for (let i = 0; i < count && left > 0; i++) {
       let address = addresses[i]!;
       let room = Math.min(lengths[i]!, left);
       left -= room;
       while (room > 0) {
         const source = segments[segment]!;
-        const take = Math.min(room, source.length - from);
+        const take = Math.min(room, end - from);
         if (address !== NOWHERE) {
           if (!this.#memory.write(address, source, from, take)) return Status.DataTransferError | DNR;
           address += take;
         }
         room -= take;
         from += take;
-        if (from === source.length) {
-          segment++;
-          from = 0;
+        if (from === end && ++segment < request.segmentCount) {
+          from = placed ? this.#startOf(request, segment) : 0;
+          end = placed ? this.#endOf(request, segment) : segments[segment]!.length;
         }
       }
     }
     return 0;
+  }
+
+  /** Where that segment of the answer begins in its memory. */
+  #startOf(request: Request, segment: number): number {
+    return request.arenas[segment] === undefined ? 0 : request.offsets[segment]!;
+  }
+
+  #endOf(request: Request, segment: number): number {
+    if (request.arenas[segment] === undefined) return request.segments[segment]!.length;
+    return request.offsets[segment]! + request.lengths[segment]!;
   }
 
   #release(request: Request): void {
