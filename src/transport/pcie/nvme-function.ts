@@ -82,7 +82,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   readonly memory: GuestMemory = new GuestMemory();
   readonly capabilities: bigint;
   readonly vendorId: number;
-  onWork: () => void = () => {};
+  #onWork: () => void = () => {};
   readonly #options: NvmeFunctionOptions;
   readonly #config: ConfigSpace;
   readonly #interrupts: Interrupts;
@@ -333,10 +333,20 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
 
   // ---- work -----------------------------------------------------------------------------------------------------------------------
 
+  get onWork(): () => void {
+    return this.#onWork;
+  }
+
+  /** What is wanted already is told to the new one. */
+  set onWork(onWork: () => void) {
+    this.#onWork = onWork;
+    if (this.#workWanted && !this.#running) onWork();
+  }
+
   work(): void {
     if (this.#workWanted) return;
     this.#workWanted = true;
-    if (!this.#running) this.onWork();
+    if (!this.#running) this.#onWork();
   }
 
   run(): boolean {
