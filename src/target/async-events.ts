@@ -3,12 +3,15 @@
  * read. Base 2.1 section 5.1.2.
  */
 import { AsyncEventType, IoCommandSetEvent, LogPage } from '../spec/log-page.ts';
+import { EventState, type StateEvent } from '../wire/cold/state-blocks.ts';
 import type { Request } from './request.ts';
 
 /** AERL + 1: commands that may be outstanding. */
 export const AER_LIMIT = 4;
 /** Events kept while the host has no AER outstanding; more are dropped, oldest first (they merge by log page, so this is never met). */
 const PENDING_MAX = 16;
+/** Types have 3 bits. */
+export const EVENT_TYPE_MAX = 7;
 
 interface AsyncEvent {
   readonly type: number;
@@ -112,6 +115,37 @@ export class AsyncEvents {
       request.result1 = event.result1 ?? 0;
       request.complete(0);
     }
+  }
+
+  /** What waits, in order, then what was reported and not cleared since. */
+  export(): StateEvent[] {
+    const waiting = this.#pending.map(({ type, info, lid, result1 = 0 }) => ({
+      type,
+      info,
+      lid,
+      state: EventState.Waiting,
+      result1,
+    }));
+    const reported = [...this.#masked].map(([key, lid]) => ({
+      type: key & EVENT_TYPE_MAX,
+      info: key >>> 8,
+      lid,
+      state: EventState.Reported,
+      result1: 0,
+    }));
+    return [...waiting, ...reported];
+  }
+
+  /** As `export` gave it, of another controller; instead of all that is here. AERs stay: they are this controller's. */
+  import(events: readonly StateEvent[]): void {
+    this.#pending.length = 0;
+    this.#masked.clear();
+    for (const { type, info, lid, state, result1 } of events) {
+      if (state === EventState.Reported) this.#masked.set(type | (info << 8), lid);
+      else this.#pending.push({ type, info, lid, result1 });
+    }
+    this.#pending.splice(PENDING_MAX);
+    this.#deliver();
   }
 
   /** Controller reset: AERs vanish without an answer. @returns them, for the owner to release */

@@ -143,18 +143,19 @@ const timestamp: FeatureEntry = {
   initial: 0,
   get(controller): Uint8Array {
     const data = new Uint8Array(TIMESTAMP_BYTES);
-    const wasSet = !Number.isNaN(controller.timestampOffsetMs);
-    const ms = Math.trunc(controller.nowMs() - (wasSet ? -controller.timestampOffsetMs : controller.startedMs));
+    const { timestamp } = controller;
+    const ms = timestamp.nowMs();
     const view = new DataView(data.buffer);
     view.setUint32(0, ms >>> 0, true);
     view.setUint16(4, Math.floor(ms / 2 ** 32), true);
-    data[6] = wasSet ? 0x02 : 0x00; // origin: set by Set Features, or since reset
+    // origin: set by Set Features, or since reset; SYNCH
+    data[6] = (timestamp.wasSet ? 0x02 : 0x00) | (timestamp.stopped ? 0x01 : 0x00);
     return data;
   },
   set(controller, request): number {
     const data = request.data();
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-    controller.timestampOffsetMs = view.getUint32(0, true) + view.getUint16(4, true) * 2 ** 32 - controller.nowMs();
+    controller.timestamp.set(view.getUint32(0, true) + view.getUint16(4, true) * 2 ** 32);
     return 0;
   },
 };
