@@ -48,6 +48,7 @@ describe('conformance: live migration, what a state carries', () => {
   /** The same host at the destination. */
   let moved: ReservationHost;
   beforeEach(async () => {
+    moved = undefined as unknown as ReservationHost;
     store = new MemoryStateStore();
     source = await start();
     destination = await start(store);
@@ -69,9 +70,6 @@ describe('conformance: live migration, what a state carries', () => {
     expect((await to.suspend(moved.admin.cntlid)).code).to.equal(0);
     return (await to.setState(moved.admin.cntlid, state)).code;
   }
-  beforeEach(() => {
-    moved = undefined as unknown as ReservationHost;
-  });
   const resumed = async (): Promise<void> => {
     expect((await to.resume(moved.admin.cntlid)).code).to.equal(0);
   };
