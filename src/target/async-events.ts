@@ -126,9 +126,9 @@ export class AsyncEvents {
       state: EventState.Waiting,
       result1,
     }));
-    const reported = [...this.#masked].map(([key, lid]) => ({
-      type: key & EVENT_TYPE_MAX,
-      info: key >>> 8,
+    const reported = [...this.#masked].map(([type, lid]) => ({
+      type,
+      info: 0,
       lid,
       state: EventState.Reported,
       result1: 0,
@@ -141,7 +141,7 @@ export class AsyncEvents {
     this.#pending.length = 0;
     this.#masked.clear();
     for (const { type, info, lid, state, result1 } of events) {
-      if (state === EventState.Reported) this.#masked.set(type | (info << 8), lid);
+      if (state === EventState.Reported) this.#masked.set(type, lid);
       else this.#pending.push({ type, info, lid, result1 });
     }
     this.#pending.splice(PENDING_MAX);
