@@ -29,10 +29,19 @@ export class ProductTarget {
    * @param nodeFlags before the script
    */
   static async start(flags: readonly string[], nodeFlags: readonly string[] = []): Promise<ProductTarget> {
-    const main = `${PACKAGE_ROOT}dist/cli/main.js`;
     const listen = ['--listen', '127.0.0.1:0', '--discovery', 'off', '--log-level', 'warn'];
+    return ProductTarget.#start([...listen, ...flags], nodeFlags);
+  }
+
+  /** @param path of a configuration: one subsystem with one namespace, one port */
+  static fromConfig(path: string): Promise<ProductTarget> {
+    return ProductTarget.#start(['--config', path], []);
+  }
+
+  static async #start(flags: readonly string[], nodeFlags: readonly string[]): Promise<ProductTarget> {
+    const main = `${PACKAGE_ROOT}dist/cli/main.js`;
     const child = start(
-      pinned(SERVER_CORE, [process.execPath, ...nodeFlags, main, 'target', '--output', 'json', ...listen, ...flags]),
+      pinned(SERVER_CORE, [process.execPath, ...nodeFlags, main, 'target', '--output', 'json', ...flags]),
     );
     let stderr = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => {

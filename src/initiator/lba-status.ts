@@ -36,7 +36,7 @@ const RANGES_DEFAULT = 255;
 const RANGE_BLOCKS_MAX = 0xffff;
 
 export async function readLbaStatus(
-  controller: HostController,
+  controller: Pick<HostController, 'executeAdmin'>,
   nsid: number,
   options: LbaStatusOptions,
 ): Promise<LbaStatusReport> {

@@ -47,6 +47,7 @@ import {
 } from '../wire/cold/track-memory.ts';
 import { UDMQ_ENTRY_BYTES, UDMQ_ENTRY_DWORDS } from '../wire/udmq-entry.ts';
 import type { HostController } from './controller.ts';
+import { readLbaStatus } from './lba-status.ts';
 
 /** Which parts of a state are meant: 1-based indexes into Identify CNS 20h; 0 leaves a part out. @public */
 export interface StateSelection {
@@ -70,16 +71,35 @@ export interface ChangedBlocks {
 }
 
 const UUID_BYTES = 16;
+const LBA_STATUS_ALLOCATED = 0x02;
+/** CMPC. */
+const LBA_STATUS_MORE = 1;
 const UUID_ENTRY_BYTES = 32;
 /** Bytes of one command where the controller names no limit. */
 const TRANSFER_BYTES_DEFAULT = 128 << 10;
 
+/** What is asked of the management controller: it may be behind NVMe/TCP, or a local device. @public */
+export type MigrationHost = Pick<HostController, 'executeAdmin' | 'getLogPage' | 'getFeature' | 'setFeature'> & {
+  /** MDTS; default 128 KiB. */
+  readonly maxTransferBytes?: number;
+};
+
+/** One command of a transfer in parts. @public */
+export interface StatePart extends StateSelection {
+  /** `SequenceIndicator`. */
+  readonly sequence: number;
+  /** Of the part in the state: a multiple of 4. */
+  readonly offset: number;
+  /** UIDX. Default 0. */
+  readonly uuidIndex?: number;
+}
+
 /** The commands of one management controller. The connection stays the caller's. @public */
-export class LiveMigration {
-  readonly controller: HostController;
+export class LiveMigration<H extends MigrationHost = HostController> {
+  readonly controller: H;
   #uuidIndex: number | undefined;
 
-  constructor(controller: HostController) {
+  constructor(controller: H) {
     this.controller = controller;
   }
 
@@ -131,14 +151,22 @@ export class LiveMigration {
 
   /** Entries of a queue that the controller keeps; reading consumes nothing. @param entriesMax of one answer */
   async readQueue(cdqid: number, entriesMax: number): Promise<ResidentQueueLog> {
-    const bytes = await this.controller.getLogPage({
-      lid: MigrationLogPage.ResidentQueue,
-      bytes: MIGRATION_LOG_HEADER_BYTES + entriesMax * UDMQ_ENTRY_BYTES,
-      lsi: cdqid,
-      nsid: 0,
-      uuidIndex: await this.#extension(),
+    const page = { lid: MigrationLogPage.ResidentQueue, lsi: cdqid, nsid: 0, uuidIndex: await this.#extension() };
+    const bytesPerCommand = this.#chunkBytes;
+    const atOnce = Math.floor((bytesPerCommand - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES);
+    const bytes = MIGRATION_LOG_HEADER_BYTES + Math.min(entriesMax, atOnce) * UDMQ_ENTRY_BYTES;
+    const first = await this.controller.getLogPage({ ...page, bytes, bytesPerCommand });
+    const log = decodeResidentQueueLog(first);
+    // only what is there: beyond the entries that wait, the page ends
+    const more = Math.min(entriesMax, log.header.nent) - log.entries.length / UDMQ_ENTRY_BYTES;
+    if (more <= 0) return log;
+    const rest = await this.controller.getLogPage({
+      ...page,
+      offset: bytes,
+      bytes: more * UDMQ_ENTRY_BYTES,
+      bytesPerCommand,
     });
-    return decodeResidentQueueLog(bytes);
+    return { header: log.header, entries: Buffer.concat([log.entries, rest]) };
   }
 
   /**
@@ -180,13 +208,20 @@ export class LiveMigration {
     const offset = MIGRATION_LOG_HEADER_BYTES;
     return {
       header,
-      runs: decodeChangedRuns(await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex })),
+      runs: decodeChangedRuns(
+        await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex, bytesPerCommand: this.#chunkBytes }),
+      ),
     };
   }
 
   /** The changes of `header` are known: the next snapshot has what came after it. */
   async acknowledgeChanges(nsid: number, header: ChangedBlocksHeader): Promise<void> {
     await this.#changesFeature(nsid, ChangedBlocksAction.Acknowledge, header.epoch);
+  }
+
+  /** What the snapshot says counts as changed again: the next one has it as well. */
+  async giveBackChanges(nsid: number): Promise<void> {
+    await this.#changesFeature(nsid, ChangedBlocksAction.GiveBack);
   }
 
   async #changesFeature(nsid: number, action: number, epoch = 0n): Promise<void> {
@@ -199,6 +234,27 @@ export class LiveMigration {
       cdw13: Number(epoch >> 32n),
       cdw14: await this.#extension(),
     });
+  }
+
+  // ---- allocated blocks ----------------------------------------------------------------------------------------------------------
+
+  /**
+   * Get LBA Status, ATYPE 02h, to the end of its list: runs of blocks that hold data, ascending. While the namespace is written to, start its log
+   * first.
+   */
+  async *allocatedBlocks(nsid: number, slba = 0): AsyncGenerator<BlockRun> {
+    const rangesMax = Math.floor((this.#chunkBytes - 8) / 16);
+    for (let from = slba; ; ) {
+      const { completion, ranges } = await readLbaStatus(this.controller, nsid, {
+        slba: from,
+        action: LBA_STATUS_ALLOCATED,
+        rangesMax,
+      });
+      for (const range of ranges) yield { slba: range.slba, blockCount: range.blockCount };
+      const last = ranges.at(-1);
+      if (completion !== LBA_STATUS_MORE || last === undefined) return;
+      from = last.slba + last.blockCount;
+    }
   }
 
   // ---- memory --------------------------------------------------------------------------------------------------------------------
@@ -265,37 +321,41 @@ export class LiveMigration {
 
   /** Get Controller State, whole: its header first, then the rest in as many commands as it takes. */
   async getState(cntlid: number, selection: StateSelection): Promise<ReceivedState> {
-    const head = await this.#receive(cntlid, selection, 0, CONTROLLER_STATE_HEADER_BYTES);
-    const bytes = new Uint8Array(controllerStateBytes(head.data));
-    bytes.set(head.data);
+    const head = await this.getStatePart(cntlid, selection, 0, CONTROLLER_STATE_HEADER_BYTES);
+    const bytes = new Uint8Array(controllerStateBytes(head.bytes));
+    bytes.set(head.bytes);
     let { suspended } = head;
     for (let offset = CONTROLLER_STATE_HEADER_BYTES; offset < bytes.length; ) {
-      const part = await this.#receive(cntlid, selection, offset, Math.min(this.#chunkBytes, bytes.length - offset));
-      bytes.set(part.data, offset);
+      const length = Math.min(this.#chunkBytes, bytes.length - offset);
+      const part = await this.getStatePart(cntlid, selection, offset, length);
+      bytes.set(part.bytes, offset);
       suspended &&= part.suspended;
-      offset += part.data.length;
+      offset += part.bytes.length;
     }
     return { bytes, suspended };
   }
 
-  async #receive(
+  /** One Get Controller State. @param offset a multiple of 4 @param readBytes whole dwords; what is behind the state has no meaning */
+  async getStatePart(
     cntlid: number,
-    { csvi, csuuidi }: StateSelection,
+    { csvi, csuuidi, uuidIndex = 0 }: StateSelection & { readonly uuidIndex?: number },
     offset: number,
     readBytes: number,
-  ): Promise<{ data: Uint8Array; suspended: boolean }> {
+  ): Promise<ReceivedState> {
     const { data, result } = await this.controller.executeAdmin('Migration Receive', {
       opcode: AdminOpcode.MigrationReceive,
       cdw10: MigrationReceiveSelect.GetControllerState | (csvi << 16),
       cdw11: cntlid | (csuuidi << 16),
-      cdw12: offset,
+      cdw12: offset >>> 0,
+      cdw13: Math.floor(offset / 2 ** 32),
+      cdw14: uuidIndex,
       cdw15: readBytes / 4 - 1,
       readBytes,
     });
     if (data.length !== readBytes) {
       throw new NvmeofError('NVMEOF_ERR_SHORT', `Migration Receive gave ${data.length} of ${readBytes} bytes`);
     }
-    return { data, suspended: (result & 1) !== 0 };
+    return { bytes: data, suspended: (result & 1) !== 0 };
   }
 
   /**
@@ -312,20 +372,28 @@ export class LiveMigration {
       const last = offset + data.length === bytes.length;
       const { Only, First, Last, Middle } = SequenceIndicator;
       const sequence = first ? (last ? Only : First) : last ? Last : Middle;
-      await this.controller.executeAdmin('Migration Send Set Controller State', {
-        opcode: AdminOpcode.MigrationSend,
-        cdw10: MigrationSendSelect.SetControllerState | (sequence << 16),
-        cdw11: (cntlid | (selection.csvi << 16) | (selection.csuuidi << 24)) >>> 0,
-        cdw12: offset,
-        cdw15: data.length / 4,
-        data,
-      });
+      await this.setStatePart(cntlid, { ...selection, sequence, offset }, data);
       offset += data.length;
     }
   }
 
+  /** One Set Controller State. @param data whole dwords; empty only with `SequenceIndicator.Last` */
+  async setStatePart(cntlid: number, part: StatePart, data: Uint8Array): Promise<void> {
+    const { csvi, csuuidi, sequence, offset, uuidIndex = 0 } = part;
+    await this.controller.executeAdmin('Migration Send Set Controller State', {
+      opcode: AdminOpcode.MigrationSend,
+      cdw10: MigrationSendSelect.SetControllerState | (sequence << 16),
+      cdw11: (cntlid | (csvi << 16) | (csuuidi << 24)) >>> 0,
+      cdw12: offset >>> 0,
+      cdw13: Math.floor(offset / 2 ** 32),
+      cdw14: uuidIndex,
+      cdw15: data.length / 4,
+      data,
+    });
+  }
+
   get #chunkBytes(): number {
-    return Math.min(TRANSFER_BYTES_DEFAULT, this.controller.maxTransferBytes);
+    return Math.min(TRANSFER_BYTES_DEFAULT, this.controller.maxTransferBytes ?? TRANSFER_BYTES_DEFAULT);
   }
 
   // ---- vendor extension ----------------------------------------------------------------------------------------------------------

@@ -51,12 +51,34 @@ export function encodeStateSection(blocks: readonly StateBlock[], minor = 0): Ui
   return section;
 }
 
+/** All that is in a section, of whatever minor version. */
+export interface StateSection {
+  /** Of the writer. */
+  readonly minor: number;
+  /** In the order in which they stand; copies. */
+  readonly blocks: readonly StateBlock[];
+}
+
+/** The part begins as one of this format does. */
+export const isStateSection = (part: Uint8Array): boolean =>
+  part.length >= HEADER_BYTES && new DataView(part.buffer, part.byteOffset).getUint32(0, true) === MAGIC;
+
 /**
  * @param known kinds that the reader understands
  * @returns the blocks of known kinds, by kind; copies
  * @throws MigrationError NVMEOF_ERR_STATE_FORMAT: damaged, of another major version, or with an essential block of an unknown kind
  */
 export function decodeStateSection(section: Uint8Array, known: ReadonlySet<number>): Map<number, StateBlock> {
+  const blocks = new Map<number, StateBlock>();
+  for (const block of readStateSection(section).blocks) {
+    if (known.has(block.kind)) blocks.set(block.kind, block);
+    else if (block.essential) throw wrong(`needs a reader that knows blocks of kind ${block.kind}`);
+  }
+  return blocks;
+}
+
+/** @throws MigrationError NVMEOF_ERR_STATE_FORMAT: damaged, or of another major version */
+export function readStateSection(section: Uint8Array): StateSection {
   const view = new DataView(section.buffer, section.byteOffset, section.byteLength);
   if (section.length < HEADER_BYTES || view.getUint32(0, true) !== MAGIC) throw wrong('is not of this format');
   const major = view.getUint16(4, true);
@@ -79,12 +101,11 @@ export function decodeStateSection(section: Uint8Array, known: ReadonlySet<numbe
     const start = offset + BLOCK_HEADER_BYTES;
     if (length > size - start) throw wrong(`has a block of kind ${kind} that does not end in it`);
     if (blocks.has(kind)) throw wrong(`has two blocks of kind ${kind}`);
-    if (known.has(kind)) blocks.set(kind, { kind, version, essential, bytes: section.slice(start, start + length) });
-    else if (essential) throw wrong(`needs a reader that knows blocks of kind ${kind}`);
+    blocks.set(kind, { kind, version, essential, bytes: section.slice(start, start + length) });
     offset = start + align(length);
   }
   if (offset !== size) throw wrong('has bytes that belong to no block');
-  return blocks;
+  return { minor: view.getUint16(6, true), blocks: [...blocks.values()] };
 }
 
 function wrong(what: string): MigrationError {

@@ -137,6 +137,20 @@ export class AnaChangeCounts {
     return this.#groups.get(anagrpid) ?? 0;
   }
 
+  /** Group and count, of those that have one. */
+  groups(): IterableIterator<[number, number]> {
+    return this.#groups.entries();
+  }
+
+  /** @param counts by group; 0: of the page */
+  replace(counts: ReadonlyMap<number, number>): void {
+    this.reset();
+    for (const [anagrpid, count] of counts) {
+      if (anagrpid === 0) this.count = count;
+      else this.#groups.set(anagrpid, count);
+    }
+  }
+
   reset(): void {
     this.count = 0;
     this.#groups.clear();

@@ -3,14 +3,17 @@
  * read. Base 2.1 section 5.1.2.
  */
 import { AsyncEventType, IoCommandSetEvent, LogPage } from '../spec/log-page.ts';
+import { EventState, type StateEvent } from '../wire/cold/state-blocks.ts';
 import type { Request } from './request.ts';
 
 /** AERL + 1: commands that may be outstanding. */
 export const AER_LIMIT = 4;
 /** Events kept while the host has no AER outstanding; more are dropped, oldest first (they merge by log page, so this is never met). */
 const PENDING_MAX = 16;
+/** Types have 3 bits. */
+export const EVENT_TYPE_MAX = 7;
 
-export interface AsyncEvent {
+interface AsyncEvent {
   readonly type: number;
   readonly info: number;
   readonly lid: number;
@@ -114,21 +117,40 @@ export class AsyncEvents {
     }
   }
 
-  /** For a state that is saved. */
-  save(): {
-    readonly requests: readonly Request[];
-    readonly pending: readonly AsyncEvent[];
-    /** Type and info in one key, and the log page that clears it. */
-    readonly masked: readonly (readonly [number, number])[];
-  } {
-    return { requests: this.#requests, pending: this.#pending, masked: [...this.#masked] };
+  /** AERs that the host left with us. */
+  get outstanding(): readonly Request[] {
+    return this.#requests;
   }
 
-  /** What waited and what was masked when the state was saved. */
-  restore(pending: readonly AsyncEvent[], masked: readonly (readonly [number, number])[]): void {
-    this.#pending.splice(0, this.#pending.length, ...pending.slice(-PENDING_MAX));
+  /** What waits, in order, then what was reported and not cleared since. */
+  export(): StateEvent[] {
+    const waiting = this.#pending.map(({ type, info, lid, result1 = 0 }) => ({
+      type,
+      info,
+      lid,
+      state: EventState.Waiting,
+      result1,
+    }));
+    const reported = [...this.#masked].map(([type, lid]) => ({
+      type,
+      info: 0,
+      lid,
+      state: EventState.Reported,
+      result1: 0,
+    }));
+    return [...waiting, ...reported];
+  }
+
+  /** As `export` gave it, of another controller; instead of all that is here. AERs stay: they are this controller's. */
+  import(events: readonly StateEvent[]): void {
+    this.#pending.length = 0;
     this.#masked.clear();
-    for (const [key, lid] of masked) this.#masked.set(key, lid);
+    for (const { type, info, lid, state, result1 } of events) {
+      if (state === EventState.Reported) this.#masked.set(type, lid);
+      else this.#pending.push({ type, info, lid, result1 });
+    }
+    this.#pending.splice(PENDING_MAX);
+    this.#deliver();
   }
 
   /** Controller reset: AERs vanish without an answer. @returns them, for the owner to release */

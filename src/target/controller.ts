@@ -23,6 +23,7 @@ import type { QueuePair } from './queue-pair.ts';
 import { ReservationNotices } from './reservation-notices.ts';
 import type { HostKey } from './reservation-state.ts';
 import type { Subsystem } from './subsystem.ts';
+import { Timestamp } from './timestamp.ts';
 
 /** KAS: granularity of the keep alive timer, 100 ms units. */
 export const KEEP_ALIVE_GRANULARITY_100MS = 1;
@@ -89,8 +90,8 @@ export class Controller {
   ioQueuesMax: number;
   /** Values of simple features (dword), by FID. */
   readonly features: Map<number, number> = new Map<number, number>();
-  /** Feature 0Eh: set value minus the clock at that time, in ms; NaN if never set. */
-  timestampOffsetMs: number = Number.NaN;
+  /** Feature 0Eh. */
+  readonly timestamp: Timestamp;
   readonly #changedNamespaces = new Set<number>();
   readonly anaCounts: AnaChangeCounts = new AnaChangeCounts();
   /** Log page 80h and feature 82h. */
@@ -98,7 +99,6 @@ export class Controller {
   readonly #changedAllocated = new Set<number>();
   /** What its commands may do: `Access` bits by NSID (target/access.ts). */
   readonly access: Uint8Array;
-  readonly startedMs: number;
   /** Feature 16h. */
   hostBehavior: HostBehaviorSettings = HOST_BEHAVIOR_DEFAULT;
   readonly #lbaStatusNotice: PacedNotice;
@@ -141,7 +141,7 @@ export class Controller {
     this.#lbaStatusNotice = new PacedNotice(clock, () =>
       this.asyncEvents.notice(AsyncNotice.LbaStatusInformation, LogPage.LbaStatus, AsyncEventBit.LbaStatusInformation),
     );
-    this.startedMs = clock.nowMs();
+    this.timestamp = new Timestamp(clock);
     this.access = new Uint8Array(subsystem.nsidMax + 1);
     this.accessChanged();
     this.#armEnable();
@@ -361,6 +361,7 @@ export class Controller {
     this.#enableTimer?.cancel();
     this.#enableTimer = undefined;
     this.asyncEvents.setFrozen(true);
+    this.timestamp.setFrozen(true);
     for (const pair of this.#pairs()) pair.suspended = true;
     for (const pair of this.#pairs()) pair.transport.suspend?.();
     this.drained();
@@ -391,6 +392,7 @@ export class Controller {
     this.#suspended = false;
     this.#onQuiet = undefined;
     this.asyncEvents.setFrozen(false);
+    this.timestamp.setFrozen(false);
     const pairs = this.#pairs();
     for (const pair of pairs) pair.suspended = false;
     for (const pair of pairs) pair.transport.resume?.(drop);
@@ -529,6 +531,18 @@ export class Controller {
 
   clearChangedAllocatedNamespaces(): void {
     this.#changedAllocated.clear();
+  }
+
+  /** Replaces what log page 04h has, without an event; for a controller that was moved here. */
+  setChangedNamespaces(nsids: readonly number[]): void {
+    this.#changedNamespaces.clear();
+    for (const nsid of nsids) this.#changedNamespaces.add(nsid);
+  }
+
+  /** As `setChangedNamespaces`, of log page 1Ch. */
+  setChangedAllocatedNamespaces(nsids: readonly number[]): void {
+    this.#changedAllocated.clear();
+    for (const nsid of nsids) this.#changedAllocated.add(nsid);
   }
 
   /** NSIDs of log page 04h, ascending. */

@@ -49,31 +49,35 @@ export interface EraseOptions {
 /** The blocks read as zeroes afterwards, durably; deallocated where the backend can. @returns the first status that is no success, or 0 */
 export async function zeroNamespace(namespace: Namespace, options: EraseOptions = {}): Promise<number> {
   const mayDeallocate = namespace.backend.readsZeroAfterDeallocate;
-  const status = await inPieces(namespace, ZERO_PIECE_BYTES, options, (offsetBytes, lengthBytes, done) =>
-    namespace.erase(new EraseIo(offsetBytes, lengthBytes, undefined, done), mayDeallocate),
-  );
-  if (status === 0) await namespace.forgetUncorrectable();
-  return status;
+  return thenChanged(namespace, async () => {
+    const status = await inPieces(namespace, ZERO_PIECE_BYTES, options, (offsetBytes, lengthBytes, done) =>
+      namespace.erase(new EraseIo(offsetBytes, lengthBytes, undefined, done), mayDeallocate),
+    );
+    if (status === 0) await namespace.forgetUncorrectable();
+    return status;
+  });
 }
 
 /** Every block holds the pattern afterwards, durably. @param pattern a dword @returns as `zeroNamespace` */
 export function overwriteNamespace(namespace: Namespace, pattern: number, options: EraseOptions = {}): Promise<number> {
   const data = new Uint8Array(new Uint32Array(PATTERN_PIECE_BYTES / 4).fill(pattern).buffer);
-  return inPieces(namespace, PATTERN_PIECE_BYTES, options, (offsetBytes, lengthBytes, done) =>
-    namespace.overwrite(new EraseIo(offsetBytes, lengthBytes, data.subarray(0, lengthBytes), done)),
+  return thenChanged(namespace, () =>
+    inPieces(namespace, PATTERN_PIECE_BYTES, options, (offsetBytes, lengthBytes, done) =>
+      namespace.overwrite(new EraseIo(offsetBytes, lengthBytes, data.subarray(0, lengthBytes), done)),
+    ),
   );
 }
 
-/** Whatever became of it, followers hear that every block may be another. */
-async function inPieces(...args: Parameters<typeof allPieces>): Promise<number> {
+/** Whatever became of it, followers hear that every block may be another, once all of its effect is in place. */
+async function thenChanged(namespace: Namespace, work: () => Promise<number>): Promise<number> {
   try {
-    return await allPieces(...args);
+    return await work();
   } finally {
-    args[0].allChanged();
+    namespace.allChanged();
   }
 }
 
-async function allPieces(
+async function inPieces(
   namespace: Namespace,
   pieceBytes: number,
   options: EraseOptions,

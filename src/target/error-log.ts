@@ -54,6 +54,12 @@ export class ErrorLog {
     if (this.#entries.length > ERROR_LOG_ENTRIES) this.#entries.pop();
   }
 
+  /** Its entries are these; `count` stays. @param entries newest first */
+  replace(entries: readonly ErrorLogEntry[]): void {
+    this.#entries.length = 0;
+    this.#entries.push(...entries);
+  }
+
   /** Newest first. */
   entries(): readonly ErrorLogEntry[] {
     return this.#entries;

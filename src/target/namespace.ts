@@ -403,6 +403,12 @@ export class Namespace {
     this.#uncorrectableChanged();
   }
 
+  /** The namespace has become smaller: blocks that come back there one day are new. */
+  async truncateUncorrectable(): Promise<void> {
+    await this.uncorrectable.truncate(this.blockCount);
+    this.#uncorrectableChanged();
+  }
+
   /** DULBE can be served: the backend knows of each block whether it is allocated. */
   get knowsAllocation(): boolean {
     return this.backend.isAllocated !== undefined;

@@ -8,7 +8,8 @@ import { decodeControllerState, encodeControllerState } from '../wire/cold/contr
 import { adminCommandSet } from './commands/admin.ts';
 import { ioCommandSet } from './commands/io.ts';
 import type { Controller } from './controller.ts';
-import { checkControllerState, saveController } from './migration/controller-blocks.ts';
+import { saveController } from './migration/controller-blocks.ts';
+import { loadState } from './migration/whole-state.ts';
 import { QueuePair } from './queue-pair.ts';
 import type { Subsystem } from './subsystem.ts';
 
@@ -75,7 +76,14 @@ export function makePciFunction(subsystem: Subsystem, options: PciFunctionOption
     resetSubsystem: () => subsystem.reset(),
     saveState: () =>
       encodeControllerState({ suspended: true, nvme: made.saveQueues(), vendor: saveController(controller) }),
-    loadState: (bytes) => checkControllerState(controller, decodeControllerState(bytes))(),
+    loadState(bytes) {
+      const { durable, apply } = loadState(controller, decodeControllerState(bytes));
+      // the front end waits for nobody: what has to be durable follows, and an operator hears of it if it cannot be
+      durable?.().catch((error: unknown) => {
+        subsystem.events.warning?.(subsystem, `The state of controller ${controller.cntlid} is not durable`, error);
+      });
+      apply?.();
+    },
     close: () => controller.close('the function is taken out'),
   });
   subsystem.events.connected(controller);

@@ -11,9 +11,16 @@ const COUNT_MASK = 0xffff_ffff_ffff_ffffn;
 /** Bits of feature 82h: 1 << `ReservationNotification`. */
 export const NOTICE_MASK_BITS = 0x0e;
 
+/** One that waits. */
+export interface QueuedNotice {
+  readonly count: bigint;
+  readonly type: number;
+  readonly nsid: number;
+}
+
 export class ReservationNotices {
   #count = 0n;
-  readonly #queue: { readonly count: bigint; readonly type: number; readonly nsid: number }[] = [];
+  readonly #queue: QueuedNotice[] = [];
   /** By namespace and not by NSID: another one may get the number. */
   #masks = new WeakMap<Namespace, number>();
 
@@ -46,6 +53,18 @@ export class ReservationNotices {
 
   setMask(namespace: Namespace, mask: number): void {
     this.#masks.set(namespace, mask);
+  }
+
+  /** What is to move with the controller. */
+  export(): { readonly count: bigint; readonly queue: readonly QueuedNotice[] } {
+    return { count: this.#count, queue: [...this.#queue] };
+  }
+
+  /** Instead of all that is here; no mask is set then. */
+  import(count: bigint, queue: readonly QueuedNotice[]): void {
+    this.reset();
+    this.#count = count;
+    this.#queue.push(...queue);
   }
 
   /** Controller Level Reset. */

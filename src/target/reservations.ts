@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { AcquireAction, ReservationCapability } from '../spec/reservation.ts';
 import { Status } from '../spec/status.ts';
 import { NvmeofError } from '../util/error.ts';
+import { adopted, adoptionProblem, type HostHolding } from './reservation-adoption.ts';
 import { type ReservationImage, reservationImage, reservationState } from './reservation-image.ts';
 import {
   applyReservation,
@@ -122,8 +123,32 @@ export class Reservations {
         `Reservations of ${this.#name} persist through power loss: this target needs a state directory`,
       );
     }
+    await this.#replace(() => state);
+  }
+
+  /** Why `adopt` cannot be, or undefined. @param type that the host holds; 0: nothing */
+  adoptable(host: HostKey, registered: boolean, type: number): string | undefined {
+    return adoptionProblem(this.#state, host, registered, type);
+  }
+
+  /**
+   * The host has here what it had at another target; other hosts keep what they have.
+   * @returns what undoes it
+   * @throws NvmeofError NVMEOF_ERR_STATE_STORE, NVMEOF_ERR_RESERVATION_IMAGE: nothing has changed
+   */
+  async adopt(host: HostKey, holding: HostHolding): Promise<() => Promise<void>> {
+    const before = this.#state;
+    const problem = adoptionProblem(before, host, holding.key !== undefined, holding.type);
+    if (problem !== undefined) {
+      throw new NvmeofError('NVMEOF_ERR_RESERVATION_IMAGE', `Reservations of ${this.#name}: ${problem}`);
+    }
+    await this.#replace((state) => adopted(state, host, holding));
+    return () => this.#replace(() => before);
+  }
+
+  async #replace(next: (state: ReservationState) => ReservationState): Promise<void> {
     const { status } = await new Promise<ReservationOutcome>((resolve) =>
-      this.#change(() => ({ status: Status.Success, state, notices: [], preempted: [] }), resolve),
+      this.#change((state) => ({ status: Status.Success, state: next(state), notices: [], preempted: [] }), resolve),
     );
     if (status === Status.Success) return;
     throw new NvmeofError('NVMEOF_ERR_STATE_STORE', `Reservations of ${this.#name} could not be saved`);

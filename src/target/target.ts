@@ -194,6 +194,7 @@ export class Target {
     try {
       await becomeQuiet(subsystem, namespace, Status.LbaOutOfRange | DNR, this.clock);
       await backend.shrink(blockCount);
+      await namespace.truncateUncorrectable();
     } finally {
       subsystem.namespaceResized(nsid);
     }

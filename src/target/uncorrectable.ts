@@ -92,6 +92,13 @@ export class UncorrectableBlocks {
     return this.#ranges.within(start, end);
   }
 
+  /** Blocks from `blockCount` on are no more. @throws NvmeofError NVMEOF_ERR_STATE_STORE */
+  async truncate(blockCount: number): Promise<void> {
+    if (!this.#ranges.remove(blockCount, Number.MAX_SAFE_INTEGER - blockCount)) return;
+    this.generation++;
+    await this.#keeper?.save(this.#list());
+  }
+
   /** @throws NvmeofError NVMEOF_ERR_STATE_STORE */
   async forget(): Promise<void> {
     if (this.#ranges.isEmpty) return;

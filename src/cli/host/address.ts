@@ -79,8 +79,9 @@ const flag = (letter: string, name: string, taken: string): string =>
  * Adds the positional URI and the flags that address a controller.
  * @param taken letters that the verb's own options use
  * @param io the verb moves data: it takes the options of I/O queues
+ * @param ownsCntlid `--cntlid` is an option of the verb itself
  */
-export function addAddress(command: Command, taken = '', io = false): Command {
+export function addAddress(command: Command, taken = '', io = false, ownsCntlid = false): Command {
   command
     .argument('[uri]', 'nvme+tcp://host:port/subnqn?nsid=1, or for many verbs a local /dev/nvme0')
     .option(flag('t', 'transport <type>', taken), 'transport type: tcp')
@@ -92,9 +93,9 @@ export function addAddress(command: Command, taken = '', io = false): Command {
     .option(flag('I', 'hostid <uuid>', taken), 'identifier of this host')
     .option(flag('g', 'hdr-digest', taken), 'header digests')
     .option(flag('G', 'data-digest', taken), 'data digests')
-    .option('--cntlid <id>', 'controller to ask for (static controllers)', parseInteger)
     .option(flag('k', 'keep-alive-tmo <seconds>', taken), 'keep alive time-out', parseSeconds)
     .option('--timeout <ms>', 'for each command', parseInteger);
+  if (!ownsCntlid) command.option('--cntlid <id>', 'controller to ask for (static controllers)', parseInteger);
   if (io) {
     command
       .option('--disable-sqflow', 'disable SQ flow control')
@@ -133,7 +134,7 @@ export interface Address {
 /** Verbs that a local device serves as well. */
 const LOCAL_VERBS: ReadonlySet<string> = new Set([
   ...['id-ctrl', 'id-ns', 'list-ns', 'smart-log', 'error-log', 'fw-log', 'effects-log', 'get-log'],
-  ...['get-feature', 'set-feature', 'admin-passthru', 'io-passthru'],
+  ...['get-feature', 'set-feature', 'admin-passthru', 'io-passthru', 'lm'],
 ]);
 
 /** The path stands where the address of a controller would. */
@@ -156,7 +157,8 @@ export function resolveAddress(
   flags: AddressFlags,
   defaultNqn?: string,
 ): Address {
-  if (uriText !== undefined && isDevicePath(uriText) && LOCAL_VERBS.has(verb)) return localAddress(uriText, flags);
+  if (uriText !== undefined && isDevicePath(uriText) && LOCAL_VERBS.has(verb.split(' ')[0]!))
+    return localAddress(uriText, flags);
   if (uriText !== undefined && !isNvmeUri(uriText)) {
     const hint = isDevicePath(uriText)
       ? '; a local device is served as well by id-ctrl, get-log, admin-passthru...'

@@ -14,6 +14,7 @@ import { registerGetFeature, registerSetFeature } from './features.ts';
 import { registerIdCtrl, registerIdNs, registerListNs } from './identify.ts';
 import { registerCmdsetIndIdNs, registerNvmIdCtrl, registerNvmIdNs } from './identify-nvm.ts';
 import { registerDsm, registerFlush, registerRead, registerWrite, registerWriteZeroes } from './io.ts';
+import { registerLm } from './lm/register.ts';
 import { registerEffectsLog, registerErrorLog, registerFwLog, registerGetLog, registerSmartLog } from './logs.ts';
 import { registerNamespaceVerbs } from './namespaces.ts';
 import { registerPassthru } from './passthru.ts';
@@ -64,6 +65,7 @@ export function registerHostCommands(program: Command): void {
   registerResvRelease(program);
   registerResvReport(program);
   registerResvNotifLog(program);
+  registerLm(program);
   registerPassthru(program);
   registerConnect(program);
   registerBench(program);

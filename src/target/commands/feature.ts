@@ -5,7 +5,7 @@ import { NSID_ALL } from '../../spec/identify.ts';
 import { AsyncEventBit, IO_EVENT_BITS } from '../../spec/log-page.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
-import { sqeCdw10, sqeCdw11, sqeNsid } from '../../wire/sqe.ts';
+import { SQE_FLAGS_SGL, sqeCdw10, sqeCdw11, sqeFlags, sqeNsid, sqeSglLength } from '../../wire/sqe.ts';
 import { type Controller, KATO_MS_MAX, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { OVER_TEMPERATURE_KELVIN, UNDER_TEMPERATURE_KEY } from '../device-health.ts';
 import type { Request } from '../request.ts';
@@ -33,6 +33,8 @@ export interface FeatureEntry {
   readonly isServed?: (controller: Controller) => boolean;
   /** Set Features takes no data although Get Features gives some. */
   readonly onlyGetHasData?: boolean;
+  /** Get Features gives fewer bytes, but not fewer than these, to a host whose SGL asks for fewer. */
+  readonly shortestBytes?: number;
   /** Of the fields of either command. @returns 0 or a status */
   readonly check?: (request: Request) => number;
   /**
@@ -144,18 +146,19 @@ const timestamp: FeatureEntry = {
   initial: 0,
   get(controller): Uint8Array {
     const data = new Uint8Array(TIMESTAMP_BYTES);
-    const wasSet = !Number.isNaN(controller.timestampOffsetMs);
-    const ms = Math.trunc(controller.nowMs() - (wasSet ? -controller.timestampOffsetMs : controller.startedMs));
+    const { timestamp } = controller;
+    const ms = timestamp.nowMs();
     const view = new DataView(data.buffer);
     view.setUint32(0, ms >>> 0, true);
     view.setUint16(4, Math.floor(ms / 2 ** 32), true);
-    data[6] = wasSet ? 0x02 : 0x00; // origin: set by Set Features, or since reset
+    // origin: set by Set Features, or since reset; SYNCH
+    data[6] = (timestamp.wasSet ? 0x02 : 0x00) | (timestamp.stopped ? 0x01 : 0x00);
     return data;
   },
   set(controller, request): number {
     const data = request.data();
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-    controller.timestampOffsetMs = view.getUint32(0, true) + view.getUint16(4, true) * 2 ** 32 - controller.nowMs();
+    controller.timestamp.set(view.getUint32(0, true) + view.getUint16(4, true) * 2 ** 32);
     return 0;
   },
 };
@@ -276,6 +279,12 @@ export const setFeatures: CommandHandler = {
 const CAPABILITY_NAMESPACE = 0x2;
 const CAPABILITY_CHANGEABLE = 0x4;
 
+function dataBytesOf({ dataBytes, shortestBytes }: FeatureEntry, { sqe, sqeBase }: Request): number {
+  if (shortestBytes === undefined || (sqeFlags(sqe, sqeBase) & SQE_FLAGS_SGL) === 0) return dataBytes;
+  const asked = sqeSglLength(sqe, sqeBase) & ~3;
+  return asked < shortestBytes ? dataBytes : Math.min(asked, dataBytes);
+}
+
 export const getFeatures: CommandHandler = {
   prepare(request): number {
     const entry = find(request);
@@ -297,7 +306,7 @@ export const getFeatures: CommandHandler = {
       return request.invalidField(44);
     if (hasData) {
       request.direction = Direction.ControllerToHost;
-      request.transferBytes = entry === hostIdentifier ? hostIdBytes(request) : entry.dataBytes;
+      request.transferBytes = entry === hostIdentifier ? hostIdBytes(request) : dataBytesOf(entry, request);
     }
     return 0;
   },

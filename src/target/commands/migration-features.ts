@@ -42,6 +42,8 @@ const queueFeature: FeatureEntry = {
   onDiscovery: false,
   dataBytes: CDQ_FEATURE_DATA_BYTES,
   onlyGetHasData: true,
+  // nvme-cli asks for HP and TPT alone
+  shortestBytes: 8,
   initial: 0,
   isServed: isManager,
   check(request): number {

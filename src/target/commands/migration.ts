@@ -12,7 +12,7 @@ import {
   TrackSendSelect,
 } from '../../spec/migration.ts';
 import { Direction } from '../../spec/opcode.ts';
-import { SpecificStatus, Status } from '../../spec/status.ts';
+import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import {
   decodeControllerState,
   encodeControllerState,
@@ -22,11 +22,13 @@ import { WireError } from '../../wire/cold/wire-error.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw15 } from '../../wire/sqe.ts';
 import { UDMQ_ENTRY_DWORDS } from '../../wire/udmq-entry.ts';
 import type { Controller } from '../controller.ts';
-import { checkControllerState, saveController } from '../migration/controller-blocks.ts';
+import type { Loaded } from '../migration/block-type.ts';
+import { saveController } from '../migration/controller-blocks.ts';
 import { MemoryQueue } from '../migration/memory-queue.ts';
 import type { DataQueue, Migration, Ward } from '../migration/migration.ts';
 import { QUEUE_SLOTS_MAX, ResidentQueue } from '../migration/resident-queue.ts';
 import { StateStaging } from '../migration/state-staging.ts';
+import { loadState } from '../migration/whole-state.ts';
 import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
 import { placeOf } from './data-queue-memory.ts';
@@ -163,6 +165,7 @@ function setState(request: Request): number | undefined {
     return request.fail(SpecificStatus.InvalidControllerIdentifier, 44);
   }
   const starts = sequence === SequenceIndicator.First || sequence === SequenceIndicator.Only;
+  if (ward.committing) return request.fail(Status.CommandSequenceError, 44);
   const status = migration.step(ward, starts ? LifecycleInput.SetFirst : LifecycleInput.SetNext);
   if (status !== 0) return request.fail(status, 44);
   if (starts) ward.staging = new StateStaging(csvi, csuuidi);
@@ -178,21 +181,54 @@ function setState(request: Request): number | undefined {
 }
 
 /** Everything is verified, then everything is applied; or nothing. */
-function commit(request: Request, ward: Ward, staging: StateStaging): number {
+function commit(request: Request, ward: Ward, staging: StateStaging): number | undefined {
   const migration = migrationOf(request);
   ward.staging = undefined;
-  let apply: () => void;
+  let state: Loaded;
   try {
-    apply = verified(ward.controller, staging);
+    state = verified(ward.controller, staging);
   } catch (error) {
     if (!(error instanceof WireError) && !(error instanceof MigrationError)) throw error;
     return request.fail(migration.step(ward, LifecycleInput.Reject), 24);
   }
-  apply();
-  return migration.step(ward, LifecycleInput.Commit);
+  if (state.durable === undefined) {
+    state.apply?.();
+    return migration.step(ward, LifecycleInput.Commit);
+  }
+  ward.committing = true;
+  request.retain(); // this turn's receive buffer is gone when it ends
+  void commitDurably(request, ward, state);
+  return undefined;
 }
 
-function verified(controller: Controller, { bytes, csvi, csuuidi }: StateStaging): () => void {
+/** What has to be durable comes first: if that fails, it is undone, and nothing was applied. */
+async function commitDurably(request: Request, ward: Ward, { durable, apply }: Loaded): Promise<void> {
+  const migration = migrationOf(request);
+  const { subsystem } = ward.controller;
+  try {
+    const undo = await durable!();
+    if (ward.state === LifecycleState.Loading && migration.isCurrent(ward)) {
+      apply?.();
+      request.finish(migration.step(ward, LifecycleInput.Commit));
+      return;
+    }
+    // it was reset, or left, meanwhile
+    await undo();
+    request.finish(Status.CommandAbortRequested | DNR);
+  } catch (error) {
+    subsystem.events.warning?.(
+      subsystem,
+      `The state of controller ${ward.controller.cntlid} was not taken over`,
+      error,
+    );
+    if (ward.state === LifecycleState.Loading) migration.step(ward, LifecycleInput.Reject);
+    request.finish(error instanceof MigrationError ? Status.InvalidField | DNR : Status.InternalError);
+  } finally {
+    ward.committing = false;
+  }
+}
+
+function verified(controller: Controller, { bytes, csvi, csuuidi }: StateStaging): Loaded {
   const wrong = (what: string): MigrationError =>
     new MigrationError('NVMEOF_ERR_STATE_FORMAT', `Controller state ${what}`);
   const state = decodeControllerState(bytes);
@@ -200,7 +236,7 @@ function verified(controller: Controller, { bytes, csvi, csuuidi }: StateStaging
   if (state.vendor !== undefined && csuuidi === 0) {
     throw wrong('has a vendor specific part that its command does not name');
   }
-  return checkControllerState(controller, state);
+  return loadState(controller, state);
 }
 
 export const migrationSend: CommandHandler = {

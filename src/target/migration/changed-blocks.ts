@@ -4,8 +4,8 @@ import {
   CHANGED_RUN_BYTES,
   ChangedBlocksFlag,
   changedBlocksHeaderCodec,
-  changedRunCodec,
   MIGRATION_LOG_HEADER_BYTES,
+  writeChangedRun,
 } from '../../wire/cold/log-migration.ts';
 import type { Controller } from '../controller.ts';
 import type { Namespace } from '../namespace.ts';
@@ -76,9 +76,9 @@ export class ChangedBlocks {
       runs: BigInt(runs.length),
       granules: BigInt(granules),
     });
+    const view = new DataView(page.buffer);
     runs.forEach(({ slba, blocks }, i) => {
-      const offset = MIGRATION_LOG_HEADER_BYTES + i * CHANGED_RUN_BYTES;
-      changedRunCodec.encodeInto(page, offset, { slba: BigInt(slba), nlb: blocks - 1 });
+      writeChangedRun(view, MIGRATION_LOG_HEADER_BYTES + i * CHANGED_RUN_BYTES, slba, blocks);
     });
     return page;
   }

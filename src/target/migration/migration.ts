@@ -44,6 +44,8 @@ export interface Ward {
   waiting: Request[];
   deletesQueue: boolean;
   staging: StateStaging | undefined;
+  /** A state was verified, and parts of it are being made durable. */
+  committing: boolean;
 }
 
 /** A User Data Migration Queue, wherever its entries stand. */
@@ -90,10 +92,16 @@ export class Migration {
         waiting: [],
         deletesQueue: false,
         staging: undefined,
+        committing: false,
       };
       this.#wards.set(controller, ward);
     }
     return ward;
+  }
+
+  /** It is still the one that is known by its id. */
+  isCurrent(ward: Ward): boolean {
+    return this.#wards.get(ward.controller) === ward;
   }
 
   /** It is suspended, and quiet (CSUP). */
@@ -144,6 +152,7 @@ export class Migration {
   }
 
   resume(ward: Ward): number {
+    if (ward.committing) return Status.CommandSequenceError | DNR;
     const status = this.step(ward, LifecycleInput.Resume);
     if (status === 0) this.#run(ward, false);
     return status;

@@ -80,18 +80,8 @@ export const changedBlocksHeaderCodec: Codec<ChangedBlocksHeader> = structure(
 /** Bits of `ChangedBlocksHeader.flags`. `More`: the next snapshot has more of the same time. @public */
 export const ChangedBlocksFlag = { Tracking: 0x01, More: 0x02 } as const;
 
-const CHANGED_RUN = [
-  [0, 'slba', 'u64'],
-  [8, 'nlb', 'u32'], // 0's based
-  [12, 'reserved', 4],
-] as const;
+/** First block (8 bytes), blocks (4, 0's based), reserved: by hand, since a page has 65,536 of them. */
 export const CHANGED_RUN_BYTES = 16;
-/** @public */
-export const changedRunCodec: Codec<Decoded<typeof CHANGED_RUN>> = structure(
-  'ChangedBlocksRun',
-  CHANGED_RUN_BYTES,
-  CHANGED_RUN,
-);
 
 /** Consecutive blocks. @public */
 export interface BlockRun {
@@ -99,16 +89,25 @@ export interface BlockRun {
   readonly blockCount: number;
 }
 
+/** @param blockCount 1 to 2^32 */
+export function writeChangedRun(view: DataView, offset: number, slba: number, blockCount: number): void {
+  view.setUint32(offset, slba >>> 0, true);
+  view.setUint32(offset + 4, Math.floor(slba / 2 ** 32), true);
+  view.setUint32(offset + 8, blockCount - 1, true);
+}
+
 /** The runs of a part of log page C9h behind its header. @throws WireError for a block address beyond 2^53 @public */
 export function decodeChangedRuns(bytes: Uint8Array): BlockRun[] {
-  const count = Math.floor(bytes.length / CHANGED_RUN_BYTES);
-  return Array.from({ length: count }, (_, i) => {
-    const { slba, nlb } = changedRunCodec.decode(bytes, i * CHANGED_RUN_BYTES);
-    if (slba > BigInt(Number.MAX_SAFE_INTEGER)) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const runs: BlockRun[] = [];
+  for (let at = 0; at + CHANGED_RUN_BYTES <= bytes.length; at += CHANGED_RUN_BYTES) {
+    const slba = view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
+    if (slba > Number.MAX_SAFE_INTEGER) {
       throw new WireError('range', 'ChangedBlocksRun', 'slba', 0, `is ${slba}, allowed are up to 2^53`);
     }
-    return { slba: Number(slba), blockCount: nlb + 1 };
-  });
+    runs.push({ slba, blockCount: view.getUint32(at + 8, true) + 1 });
+  }
+  return runs;
 }
 
 const CDQ_FEATURE = [

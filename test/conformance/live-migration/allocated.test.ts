@@ -110,7 +110,7 @@ describe('conformance: allocated blocks (ATYPE 02h)', () => {
     expect((await allocated(admin, { slba: 8192 })).code).to.equal(0x80);
   });
 
-  it('Identify: RALBAS in AOCS, TLBAAG of the namespace', async () => {
+  it('I15: RALBAS in AOCS, TLBAAG of the namespace', async () => {
     await memory();
     const identify = async (cdw10: number): Promise<Buffer> =>
       (await admin.command({ opcode: 6, nsid: cdw10 === 5 ? 1 : 0, cdw10 }, { readBytes: 4096 })).data;

@@ -1,4 +1,4 @@
-/** Live migration: who has it, what is advertised. Cases of I01 to I17, C15, S22: which ones are missing, docs/live-migration.md says. */
+/** Live migration: who has it, what is advertised. Cases of I01 to I17, C15, S22; checklist.test.ts has what is not here. */
 import { expect } from 'chai';
 import { MIGRATION_EXTENSION_UUID } from '../../../src/spec/migration.ts';
 import { Manager, managerOf, startManaged } from '../../support/manager.ts';

@@ -1,4 +1,4 @@
-/** Live migration: suspend, resume, state. Cases of S01 to S24 and G06 to G35: which ones are missing, docs/live-migration.md says. */
+/** Live migration: suspend, resume, state. Cases of S01 to S24 and G06 to G35; checklist.test.ts has what is not here. */
 import { expect } from 'chai';
 import { type Manager, managerOf, startManaged } from '../../support/manager.ts';
 import { Random, randomSeed } from '../../support/random.ts';
@@ -38,7 +38,7 @@ describe('conformance: live migration, suspend and resume', () => {
     expect((await manager.resume(cntlid)).code).to.equal(0);
   };
 
-  it('S01 to S04, S12, S20, S21, S24: statuses', async () => {
+  it('S01 to S04, S12, S20, S21, S24, G15: statuses', async () => {
     await begin();
     expect((await manager.resume(cntlid)).code, 'S12').to.equal(0x13a);
     expect((await manager.suspend(cntlid, { stype: 0 })).code, 'S03').to.equal(0);

@@ -1,0 +1,52 @@
+/** Host Managed Live Migration: the commands of a host, and what their data mean. */
+export {
+  type ChangedBlocks,
+  LiveMigration,
+  type MigrationHost,
+  type ReceivedState,
+  type StatePart,
+  type StateSelection,
+} from './initiator/live-migration.ts';
+export { MigrationError } from './migration/migration-error.ts';
+export {
+  readStateSection,
+  STATE_SECTION_UUID,
+  type StateBlock,
+  type StateSection,
+} from './migration/state-section.ts';
+export {
+  CdqEvent,
+  EntryRange,
+  EntrySequence,
+  MIGRATION_EXTENSION_UUID,
+  SequenceIndicator,
+} from './spec/migration.ts';
+export {
+  type CompletionQueueState,
+  type ControllerState,
+  type ControllerStateFormats,
+  controllerStateBytes,
+  decodeControllerState,
+  encodeControllerState,
+  type NvmeControllerState,
+  type SubmissionQueueState,
+} from './wire/cold/controller-state.ts';
+export {
+  type BlockRun,
+  type CdqFeature,
+  ChangedBlocksFlag,
+  type ChangedBlocksHeader,
+  ResidentQueueFlag,
+  type ResidentQueueHeader,
+  type ResidentQueueLog,
+} from './wire/cold/log-migration.ts';
+export type { TrackedMemoryChanges, TrackedUnits } from './wire/cold/track-memory.ts';
+export {
+  entryBlockCount,
+  entryDeallocated,
+  entryNsid,
+  entryRange,
+  entrySequence,
+  entrySlba,
+  UDMQ_ENTRY_BYTES,
+} from './wire/udmq-entry.ts';
