@@ -490,7 +490,7 @@ describe('conformance: live migration, memory of the host', () => {
     return { vm: other, manager: new VmManager(other) };
   }
 
-  it('G16, G36, G37, E07: queues, what was not fetched, AERs and interrupts go on on another machine', async () => {
+  it('G16, G23, G31, G32, G36, G37, E07: queues, what was not fetched, AERs and interrupts go on on another machine', async () => {
     const backend = new MemoryBackend({ blockSize: 512, blockCount: 1 << 16 });
     vm = managedVm({ backend });
     manager = new VmManager(vm);
