@@ -12,7 +12,20 @@ export { type ReloadReport, TargetService, type TargetServiceOptions } from './s
 export type { Referral } from './target/discovery.ts';
 export type { DuplicateHostPolicy, DuplicatePolicy } from './target/duplicate-hosts.ts';
 export type { NamespaceOptions } from './target/namespace.ts';
+export type { PciController } from './target/pci.ts';
 export type { PortOptions } from './target/port.ts';
 export type { SubsystemOptions } from './target/subsystem.ts';
 export { Target, type TargetEvents, type TargetOptions } from './target/target.ts';
+export {
+  type DmaWriter,
+  type GuestRegion,
+  InterruptMode,
+  type InterruptSink,
+  type PciBar,
+  type PciDirtyRange,
+  PciError,
+  type PciFunction,
+  type PciFunctionOptions,
+} from './transport/pcie/pci-function.ts';
 export { ConfigError, NvmeofError } from './util/error.ts';
+export { type DataPointers, Guest, type GuestCommand, type GuestCompletion, type GuestOptions } from './vm/guest.ts';

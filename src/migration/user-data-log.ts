@@ -30,10 +30,14 @@ export class UserDataLog {
   #lastEnd = 0;
   #lastDeallocated = false;
 
-  /** @param onFull the queue became full: the Full Error event */
-  constructor(ring: CdqRing, onFull: () => void) {
+  /** Entries stand where the host looks at any time. */
+  readonly #seenAtOnce: boolean;
+
+  /** @param onFull the queue became full: the Full Error event @param seenAtOnce the host sees entries as they are posted: none is rewritten */
+  constructor(ring: CdqRing, onFull: () => void, seenAtOnce = false) {
     this.ring = ring;
     this.#onFull = onFull;
+    this.#seenAtOnce = seenAtOnce;
   }
 
   get logging(): boolean {
@@ -86,6 +90,12 @@ export class UserDataLog {
     }
   }
 
+  /** An entry did not reach the host. */
+  lost(): void {
+    this.state = LogState.Full;
+    this.#onFull();
+  }
+
   /** Everything posted is the host's to see: nothing of it changes any more. */
   markSeen(): void {
     this.#seen = this.ring.posted;
@@ -124,6 +134,7 @@ export class UserDataLog {
     writeEntryRange(this.#view, 0, nsid, slba, count);
     this.#entry[UDMQ_ATTRIBUTES_OFFSET] = udmqAttributes(sequence, range, deallocated, this.ring.phase);
     this.ring.post(this.#entry);
+    if (this.#seenAtOnce) this.markSeen();
     const mayGrow = sequence === EntrySequence.Middle;
     this.#lastNsid = nsid;
     this.#lastSlba = slba;

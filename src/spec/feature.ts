@@ -7,6 +7,8 @@ export const Feature = {
   ErrorRecovery: 0x05,
   VolatileWriteCache: 0x06,
   NumberOfQueues: 0x07,
+  InterruptCoalescing: 0x08,
+  InterruptVectorConfiguration: 0x09,
   WriteAtomicityNormal: 0x0a,
   AsyncEventConfiguration: 0x0b,
   Timestamp: 0x0e,

@@ -22,6 +22,7 @@ export const AdminOpcode = {
   MigrationSend: 0x41,
   MigrationReceive: 0x42,
   ControllerDataQueue: 0x45,
+  DoorbellBufferConfig: 0x7c,
   FormatNvm: 0x80,
   SecuritySend: 0x81,
   SecurityReceive: 0x82,

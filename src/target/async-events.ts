@@ -117,6 +117,11 @@ export class AsyncEvents {
     }
   }
 
+  /** AERs that the host left with us. */
+  get outstanding(): readonly Request[] {
+    return this.#requests;
+  }
+
   /** What waits, in order, then what was reported and not cleared since. */
   export(): StateEvent[] {
     const waiting = this.#pending.map(({ type, info, lid, result1 = 0 }) => ({

@@ -9,6 +9,7 @@ import { ControllerType } from '../spec/identify.ts';
 import { AsyncEventBit, AsyncNotice, LogPage } from '../spec/log-page.ts';
 import { Cc, Csts, NVME_VERSION_2_1, Property } from '../spec/property.ts';
 import { DNR, Status } from '../spec/status.ts';
+import type { MemoryTransport } from '../transport/pcie/memory-transport.ts';
 import type { Clock, Timer } from '../util/clock.ts';
 import { accessOf } from './access.ts';
 import { AnaChangeCounts } from './ana-group.ts';
@@ -52,20 +53,28 @@ export interface ControllerOptions {
   readonly portId: number;
   /** Our address as the host reached it. */
   readonly localAddress?: string | undefined;
+  /** Its queues stand in host memory; the controller is there as long as its function. */
+  readonly memory?: MemoryTransport | undefined;
+  /** I/O queue pairs that its transport has. Default: as many as the subsystem says. */
+  readonly ioQueuesMax?: number | undefined;
 }
 
 export class Controller {
   readonly subsystem: Subsystem;
   readonly cntlid: number;
   readonly hostnqn: string;
-  readonly hostid: Uint8Array;
+  hostid: Uint8Array;
   /** `hostid` as reservations know the host, whichever of its controllers acts. */
-  readonly host: HostKey;
+  host: HostKey;
   readonly portId: number;
   readonly localAddress: string | undefined;
   readonly kind: number;
   readonly queueEntriesMax: number;
   readonly inCapsuleBytes: number;
+  /** Undefined: a controller of a fabric, whose queues are connections. */
+  readonly memory: MemoryTransport | undefined;
+  /** I/O queue pairs it can have, whatever its host asked for. */
+  readonly ioQueuesLimit: number;
   readonly errorLog: ErrorLog = new ErrorLog();
   readonly asyncEvents: AsyncEvents = new AsyncEvents();
   readonly #clock: Clock;
@@ -125,7 +134,9 @@ export class Controller {
     this.localAddress = options.localAddress;
     this.queueEntriesMax = options.queueEntriesMax;
     this.inCapsuleBytes = options.inCapsuleBytes;
-    this.ioQueuesMax = subsystem.ioQueuesMax;
+    this.memory = options.memory;
+    this.ioQueuesLimit = Math.min(subsystem.ioQueuesMax, options.ioQueuesMax ?? subsystem.ioQueuesMax);
+    this.ioQueuesMax = this.ioQueuesLimit;
     this.#clock = clock;
     this.#lbaStatusNotice = new PacedNotice(clock, () =>
       this.asyncEvents.notice(AsyncNotice.LbaStatusInformation, LogPage.LbaStatus, AsyncEventBit.LbaStatusInformation),
@@ -147,7 +158,12 @@ export class Controller {
   /** CAP: MQES, CQR, TO, NVM command set, CRWMS. */
   get cap(): bigint {
     return (
-      BigInt(this.queueEntriesMax - 1) | (1n << 16n) | (BigInt(READY_TIMEOUT_500MS) << 24n) | (1n << 37n) | (1n << 59n)
+      BigInt(this.queueEntriesMax - 1) |
+      (1n << 16n) |
+      (BigInt(READY_TIMEOUT_500MS) << 24n) |
+      (1n << 37n) |
+      (1n << 59n) |
+      (this.memory?.capabilities ?? 0n)
     );
   }
 
@@ -181,7 +197,7 @@ export class Controller {
     }
     if (!wasEnabled && enable) {
       this.csts &= ~(Csts.shstMask | Csts.RDY);
-      if (this.#configurationIsValid(value)) {
+      if (this.#configurationIsValid(value) && this.memory?.enable(value) !== false) {
         this.csts |= Csts.RDY;
         this.#enableTimer?.cancel();
         this.#enableTimer = undefined;
@@ -200,7 +216,8 @@ export class Controller {
 
   #configurationIsValid(value: number): boolean {
     const css = (value >>> Cc.cssShift) & Cc.cssMask;
-    if (((value >>> Cc.mpsShift) & Cc.mpsMask) !== 0 || ((value >>> Cc.amsShift) & Cc.amsMask) !== 0) return false;
+    const mpsMax = Number((this.cap >> 52n) & 0xfn);
+    if (((value >>> Cc.mpsShift) & Cc.mpsMask) > mpsMax || ((value >>> Cc.amsShift) & Cc.amsMask) !== 0) return false;
     if (css !== 0 && css !== 0b111) return false;
     if (this.kind !== ControllerType.Io) return true;
     return ((value >>> Cc.iosqesShift) & Cc.iosqesMask) === 6 && ((value >>> Cc.iocqesShift) & Cc.iocqesMask) === 4;
@@ -221,7 +238,7 @@ export class Controller {
     this.#warningsTold = 0;
     this.#lbaStatusNotice.reset();
     this.#resetIoFeatures();
-    this.ioQueuesMax = this.subsystem.ioQueuesMax;
+    this.ioQueuesMax = this.ioQueuesLimit;
     this.#changedNamespaces.clear();
     this.anaCounts.reset();
     this.reservationNotices.reset();
@@ -231,7 +248,38 @@ export class Controller {
       this.subsystem.lingers(pair);
       pair.transport.close('controller reset');
     }
+    this.#resetMemory();
     this.#armEnable();
+  }
+
+  /** The admin queue is in host memory as well, and goes; a function is there for whoever comes next. */
+  #resetMemory(): void {
+    if (this.memory === undefined) return;
+    const admin = this.#admin;
+    this.#admin = undefined;
+    admin?.transport.close('controller reset');
+    this.memory.disabled();
+    this.setHostid(new Uint8Array(16));
+  }
+
+  /** A reset that comes another way than by CC.EN. */
+  levelReset(): void {
+    if (!this.#closed) this.#reset();
+  }
+
+  /** For a state that is loaded: registers of another function, whose queues are added next. */
+  restoreRegisters(cc: number, csts: number, ioQueuesMax: number): void {
+    this.cc = cc;
+    this.csts = csts;
+    this.ioQueuesMax = ioQueuesMax;
+    this.ready = (csts & (Csts.RDY | Csts.CFS | Csts.shstMask)) === Csts.RDY;
+  }
+
+  /** Feature 81h, where no Connect has said who the host is. @param hostid 16 bytes */
+  setHostid(hostid: Uint8Array): void {
+    this.hostid = hostid;
+    this.host = Buffer.from(hostid).toString('hex');
+    this.subsystem.accessChanged();
   }
 
   #resetIoFeatures(): void {
@@ -254,7 +302,7 @@ export class Controller {
   #armLeave(reason: string): void {
     this.#enableTimer?.cancel();
     this.#enableTimer = undefined;
-    if (this.#suspended) return;
+    if (this.#suspended || this.memory !== undefined) return;
     this.#enableTimer = this.#clock.setTimer(() => this.close(reason), ENABLE_TIMEOUT_MS);
   }
 
@@ -264,7 +312,12 @@ export class Controller {
     this.ready = false;
     this.errorLog.addControllerError(Status.InternalError | DNR);
     this.subsystem.events.fatal(this, error);
-    this.close('controller fatal status');
+    this.#giveUp('controller fatal status');
+  }
+
+  /** An association ends; a function waits for its host to reset it. */
+  #giveUp(reason: string): void {
+    if (this.memory === undefined) this.close(reason);
   }
 
   // ---- keep alive ----------------------------------------------------------------------------------------------------------------
@@ -290,7 +343,7 @@ export class Controller {
       this.csts |= Csts.CFS;
       this.ready = false;
       this.errorLog.addControllerError(Status.KeepAliveTimerExpired | DNR);
-      this.close('keep alive timer expired');
+      this.#giveUp('keep alive timer expired');
     }, intervalMs);
   }
 
@@ -310,6 +363,7 @@ export class Controller {
     this.asyncEvents.setFrozen(true);
     this.timestamp.setFrozen(true);
     for (const pair of this.#pairs()) pair.suspended = true;
+    for (const pair of this.#pairs()) pair.transport.suspend?.();
     this.drained();
   }
 
@@ -320,6 +374,10 @@ export class Controller {
     const told = this.#onQuiet;
     this.#onQuiet = undefined;
     told();
+  }
+
+  get isSuspended(): boolean {
+    return this.#suspended;
   }
 
   /** Goes on with what came meanwhile. */
@@ -338,6 +396,7 @@ export class Controller {
     const pairs = this.#pairs();
     for (const pair of pairs) pair.suspended = false;
     for (const pair of pairs) pair.transport.resume?.(drop);
+    if (!drop) this.memory?.resumed();
   }
 
   #pairs(): QueuePair[] {
@@ -346,6 +405,7 @@ export class Controller {
 
   attachAdmin(pair: QueuePair): void {
     this.#admin = pair;
+    pair.suspended = this.#suspended;
   }
 
   /** @returns false if the id is taken */
@@ -389,7 +449,7 @@ export class Controller {
       if (this.#ioQueues.get(pair.qid) === pair) this.#ioQueues.delete(pair.qid);
     } else if (this.#admin === pair) {
       this.#admin = undefined;
-      this.close(reason);
+      this.#giveUp(reason);
     }
   }
 
@@ -411,6 +471,7 @@ export class Controller {
       pair?.transport.close(reason);
     }
     this.#resetIoFeatures();
+    this.memory?.closed();
     this.subsystem.controllerClosed(this, reason);
   }
 

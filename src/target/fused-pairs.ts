@@ -118,6 +118,16 @@ export class FusedPairs {
     else request.fuseStatus = status;
   }
 
+  /** A first command that waits for its second, which has not come: it is forgotten. */
+  takeBackFirst(): Request | undefined {
+    const first = this.#first;
+    if (first?.fuse !== Fuse.Ready) return undefined;
+    this.#first = undefined;
+    this.expecting = false;
+    first.fuse = Fuse.None;
+    return first;
+  }
+
   /** It waits for its other half, so it may be aborted. */
   isWaiting(request: Request): boolean {
     return request.fuse === Fuse.Ready;

@@ -24,6 +24,8 @@ export interface QueueTransport {
   connected(): void;
   /** Takes back a request that has not reached the backend and completes it as aborted; false if it is too late. */
   abort(request: Request): boolean;
+  /** Its controller is suspended: from now on nothing is fetched. */
+  suspend?(): void;
   /** Its controller fetches again: executes what `QueuePair.holds` kept back, in order; or, with `drop`, releases it. */
   resume?(drop: boolean): void;
   /** Closes the connection (or deletes the queue); idempotent. `reason` is for the log. */
@@ -46,6 +48,8 @@ export class QueuePair {
   sqhd = 0;
   /** DISSQFC was accepted: SQHD is not reported. */
   flowControl = true;
+  /** Its commands come from a queue in host memory: their data may be named by PRPs, that of Admin commands only by PRPs. */
+  inHostMemory = false;
   requests: Request[] = [];
   #free: Int32Array = new Int32Array(0);
   #freeCount = 0;
@@ -161,14 +165,17 @@ export class QueuePair {
       // one gate for every command; Fabrics commands pass whatever the controller's state
       if (!controller.ready && opcode !== FABRICS_OPCODE) return Status.CommandSequenceError | DNR;
     }
-    // PSDT: 01b, or 10b; 00b only where no data moves (checked with the direction)
+    // PSDT: 01b, or 10b; over fabrics 00b only where no data moves (checked with the direction)
     if ((flags & 0xc0) === 0xc0) return request.invalidField(1, 6);
+    if (this.inHostMemory && this.qid === 0 && (flags & 0xc0) !== 0) return request.invalidField(1, 6);
     const prepare = this.commandSet.prepare[opcode];
     if (prepare === undefined) return request.fail(Status.InvalidOpcode, 0);
     // kept with the request: its data may come after a Connect has changed the set
     request.executeCommand = this.commandSet.execute[opcode]!;
     const status = prepare(request);
-    if (status === 0 && request.direction !== 0 && (flags & 0xc0) === 0) return request.invalidField(1, 6);
+    if (status === 0 && request.direction !== 0 && (flags & 0xc0) === 0 && !this.inHostMemory) {
+      return request.invalidField(1, 6);
+    }
     return status === 0 && request.fuse !== 0 ? this.#fused.prepared(request) : status;
   }
 
@@ -208,6 +215,27 @@ export class QueuePair {
     request.namespace!.unlock(request);
     request.finish(Status.CommandAbortRequested | DNR);
     return true;
+  }
+
+  /** The command before was the first of a fused pair. */
+  get expectsSecond(): boolean {
+    return this.#fused.expecting;
+  }
+
+  /** The first of a fused pair whose second has not come yet: it is as if it had not come either. */
+  takeBackFirst(): Request | undefined {
+    return this.#fused.takeBackFirst();
+  }
+
+  /** A command that was outstanding when the state of its controller was saved; undefined if there is no slot for it. */
+  restore(opcode: number, cid: number): Request | undefined {
+    const request = this.acquire();
+    if (request === undefined) return undefined;
+    request.opcode = opcode;
+    request.cid = cid;
+    request.phase = Phase.Executing;
+    this.#cids[request.slot] = cid;
+    return request;
   }
 
   /** For `Request.finish` only. */

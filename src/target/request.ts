@@ -84,6 +84,8 @@ export class Request implements NamespaceIo {
   countedBytes = 0;
   /** The one segment is the transport's receive buffer: gone after this turn unless retained. */
   transient = false;
+  /** Its data goes on as it is: nobody looks at it, so that it may change meanwhile. Decided by `QueuePair.prepare`. */
+  passesDataOn = false;
   /** Not fetched, as a suspension sees it: its capsule is not whole, or it came after the suspension began (transport). */
   unfetched = false;
   /** Buffer bytes that executing it takes (a read from a backend that lends none); decided by `QueuePair.prepare`. */
@@ -299,6 +301,7 @@ export class Request implements NamespaceIo {
     this.receivedBytes = 0;
     this.countedBytes = 0;
     this.transient = false;
+    this.passesDataOn = false;
     this.unfetched = false;
     this.bufferBytes = 0;
     this.fua = false;

@@ -183,7 +183,8 @@ export class Subsystem {
     this.allowAnyHost = allowAnyHost;
     this.hosts = new Set(hosts);
     for (const controller of [...this.#controllers.values()]) {
-      if (!this.allows(controller.hostnqn)) controller.close('the host is no longer allowed');
+      if (controller.memory === undefined && !this.allows(controller.hostnqn))
+        controller.close('the host is no longer allowed');
     }
   }
 
@@ -217,6 +218,36 @@ export class Subsystem {
     const controller = new Controller(this, { ...options, cntlid: id }, this.#clock);
     this.#controllers.set(id, controller);
     return { controller };
+  }
+
+  /** A controller whose queues stand in host memory. @throws ConfigError if the id is taken, or none is free */
+  addMemoryController(options: Omit<ControllerOptions, 'cntlid'>, cntlid?: number): Controller {
+    const id = cntlid ?? this.#freeCntlid();
+    if (id === undefined || this.#controllers.size >= this.#controllersMax) {
+      throw new ConfigError(`Subsystem ${this.nqn} has no controller id left: close one, or raise controllersMax`);
+    }
+    if (!Number.isInteger(id) || id < this.#cntlidMin || id > this.#cntlidMax || this.#controllers.has(id)) {
+      throw new ConfigError(
+        `Controller id ${id} of ${this.nqn} cannot be used: choose a free one of ${this.#cntlidMin} to ${this.#cntlidMax}`,
+      );
+    }
+    const controller = new Controller(this, { ...options, cntlid: id }, this.#clock);
+    this.#controllers.set(id, controller);
+    return controller;
+  }
+
+  /** Some controller has its queues in host memory, and so writes there. */
+  get hasMemoryControllers(): boolean {
+    for (const controller of this.#controllers.values()) if (controller.memory !== undefined) return true;
+    return false;
+  }
+
+  /** NVM Subsystem Reset: every controller, of whatever host. */
+  reset(): void {
+    for (const controller of [...this.#controllers.values()]) {
+      if (controller.memory !== undefined) controller.memory.subsystemReset();
+      else controller.close('NVM subsystem reset');
+    }
   }
 
   /** The next id in turn, so that an id is not reused while its old association may still live at the host. */

@@ -5,6 +5,7 @@ import { hostname } from 'node:os';
 import { defaultDiscoveryNqn } from '../fabrics/discovery-nqn.ts';
 import { DISCOVERY_NQN } from '../spec/nqn.ts';
 import { DNR, Status } from '../spec/status.ts';
+import type { PciFunctionOptions } from '../transport/pcie/pci-function.ts';
 import { TCP_TARGET_DEFAULTS, type TcpTargetOptions } from '../transport/tcp/target-link.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
@@ -12,6 +13,7 @@ import { ConfigError } from '../util/error.ts';
 import type { Controller } from './controller.ts';
 import { DiscoveryLog, type Referral } from './discovery.ts';
 import type { NamespaceOptions } from './namespace.ts';
+import { makePciFunction, type PciController } from './pci.ts';
 import { Port, type PortAdvertisement, type PortOptions } from './port.ts';
 import { becomeQuiet } from './quiet.ts';
 import type { StateStore } from './state-store.ts';
@@ -147,6 +149,14 @@ export class Target {
   addNamespace(subsystem: Subsystem, options: NamespaceOptions): void {
     const namespace = subsystem.addNamespace(options);
     subsystem.manager.added(namespace);
+  }
+
+  /**
+   * Adds a controller of the subsystem behind PCIe. Its function is driven by a bus front end, and is there until the function or the subsystem is
+   * closed. @throws ConfigError
+   */
+  addFunction(subsystem: Subsystem, options: PciFunctionOptions = {}): PciController {
+    return makePciFunction(subsystem, options, this.pool);
   }
 
   /** Takes the namespace out, with its reservations, then closes its backend. */

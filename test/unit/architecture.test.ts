@@ -20,6 +20,8 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   backend: ['util', 'spec', 'log', 'wire', 'native'],
   target: ['util', 'spec', 'log', 'wire', 'native', 'transport', 'fabrics', 'migration', 'backend'],
   initiator: ['util', 'spec', 'log', 'wire', 'native', 'transport', 'fabrics', 'migration'],
+  // a guest and its driver: it knows a controller by its PCI function alone
+  vm: ['util', 'spec', 'wire', 'transport'],
   // peers of its own making, right or wrong: it shares no encoder with the product that it judges
   conformance: ['util', 'spec'],
   // what a running process holds together: configuration to targets, above every room it wires up
@@ -44,6 +46,14 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
   'wire/crc32c.ts -> native/load.ts':
     'the instruction for digests is in the addon; native/load imports nothing above util',
   'util/error.ts -> spec/status.ts': 'an NvmeStatusError says the name of its status; spec/status imports nothing',
+  ...Object.fromEntries(
+    ['completion-queue', 'memory-transport', 'nvme-function', 'queue-set', 'submission-queue'].flatMap((file) =>
+      ['controller', 'queue-pair', 'request'].map((type) => [
+        `transport/pcie/${file}.ts -> target/${type}.ts`,
+        'types only, as for NVMe/TCP; registers are those of the controller',
+      ]),
+    ),
+  ),
   ...Object.fromEntries(
     ['connection', 'pdu-reader', 'pdu-writer'].flatMap((file) =>
       ['queue-pair', 'request'].map((type) => [

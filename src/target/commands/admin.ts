@@ -10,8 +10,16 @@ import { formatNvm } from './format.ts';
 import { identify } from './identify.ts';
 import { getLbaStatus } from './lba-status.ts';
 import { getLogPage } from './log-page.ts';
+import { trackReceive } from './memory-tracking.ts';
 import { controllerDataQueue, migrationReceive, migrationSend, trackSend } from './migration.ts';
 import { namespaceAttachment, namespaceManagement } from './namespace-management.ts';
+import {
+  createCompletionQueue,
+  createSubmissionQueue,
+  deleteCompletionQueue,
+  deleteSubmissionQueue,
+  doorbellBufferConfig,
+} from './queues.ts';
 import { sanitize } from './sanitize.ts';
 
 const asyncEventRequest: CommandHandler = {
@@ -65,9 +73,15 @@ export const adminCommandSet: CommandSet = commandSet({
   [AdminOpcode.Sanitize]: sanitize,
   [AdminOpcode.GetLbaStatus]: getLbaStatus,
   [AdminOpcode.TrackSend]: trackSend,
+  [AdminOpcode.TrackReceive]: trackReceive,
   [AdminOpcode.MigrationSend]: migrationSend,
   [AdminOpcode.MigrationReceive]: migrationReceive,
   [AdminOpcode.ControllerDataQueue]: controllerDataQueue,
+  [AdminOpcode.DeleteIoSq]: deleteSubmissionQueue,
+  [AdminOpcode.CreateIoSq]: createSubmissionQueue,
+  [AdminOpcode.DeleteIoCq]: deleteCompletionQueue,
+  [AdminOpcode.CreateIoCq]: createCompletionQueue,
+  [AdminOpcode.DoorbellBufferConfig]: doorbellBufferConfig,
   [FABRICS_OPCODE]: adminFabrics,
   ...passthroughCommands,
 });

@@ -8,6 +8,7 @@ import type { CommandHandler } from './command-set.ts';
 const PROPERTY_SIZE_MASK = 0x07;
 
 export const adminFabrics: CommandHandler = {
+  isOffered: (controller) => controller.memory === undefined,
   prepare(request): number {
     const { sqe, sqeBase } = request;
     switch (sqeFctype(sqe, sqeBase)) {

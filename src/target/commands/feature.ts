@@ -13,6 +13,7 @@ import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
 import { IO_FEATURES } from './io-features.ts';
 import { MIGRATION_FEATURES } from './migration-features.ts';
+import { PCIE_FEATURES } from './pcie-features.ts';
 import { reservationFeatures } from './reservation-features.ts';
 
 /** One feature: absent `set` means not changeable. */
@@ -101,7 +102,7 @@ const numberOfQueues: FeatureEntry = {
     const completion = value >>> 16;
     if (submission === 0xffff || completion === 0xffff) return request.invalidField(submission === 0xffff ? 44 : 46);
     if (controller.ioQueueCount > 0) return Status.CommandSequenceError | DNR;
-    controller.ioQueuesMax = Math.min(Math.max(submission, completion) + 1, controller.subsystem.ioQueuesMax);
+    controller.ioQueuesMax = Math.min(Math.max(submission, completion) + 1, controller.ioQueuesLimit);
     request.result0 = queuesValue(controller.ioQueuesMax);
     return 0;
   },
@@ -168,14 +169,26 @@ const hostIdentifier: FeatureEntry = {
   dataBytes: HOST_ID_BYTES,
   initial: 0,
   // fabrics host identifiers have 128 bits: EXHID must be set, and the value is the one of Connect
-  get(controller, request): number | Uint8Array {
-    return (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0 ? -1 : controller.hostid;
-  },
-  set(_controller, request): number {
-    if ((sqeCdw11(request.sqe, request.sqeBase) & 1) === 0) return request.invalidField(44);
-    return Status.CommandSequenceError | DNR;
+  get: (controller, request) => controller.hostid.subarray(0, hostIdBytes(request)),
+  set(controller, request): number {
+    if (controller.memory === undefined) {
+      if ((sqeCdw11(request.sqe, request.sqeBase) & 1) === 0) return request.invalidField(44);
+      return Status.CommandSequenceError | DNR;
+    }
+    const hostid = new Uint8Array(HOST_ID_BYTES);
+    hostid.set(request.data());
+    if (Buffer.compare(hostid, controller.hostid) === 0) return 0;
+    // whoever it is has said so already
+    if (controller.hostid.some((byte) => byte !== 0)) return Status.CommandSequenceError | DNR;
+    controller.setHostid(hostid);
+    return 0;
   },
 };
+
+/** EXHID; behind PCIe an identifier may also have 64 bits. */
+const hostIdBytes = (request: Request): number =>
+  (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0 && isPcie(request) ? HOST_ID_BYTES / 2 : HOST_ID_BYTES;
+const isPcie = (request: Request): boolean => request.queuePair.controller!.memory !== undefined;
 
 const volatileWriteCache: FeatureEntry = {
   fid: Feature.VolatileWriteCache,
@@ -198,6 +211,7 @@ const ENTRIES: readonly FeatureEntry[] = [
   keepAliveTimer,
   hostIdentifier,
   ...IO_FEATURES,
+  ...PCIE_FEATURES,
   ...MIGRATION_FEATURES,
   ...reservationFeatures,
 ];
@@ -250,9 +264,9 @@ export const setFeatures: CommandHandler = {
     if (status !== 0) return status;
     const refused = entry.check?.(request) ?? 0;
     if (refused !== 0) return refused;
-    if (entry.dataBytes > 0 && entry !== hostIdentifier && entry.onlyGetHasData !== true) {
+    if (entry.dataBytes > 0 && (entry !== hostIdentifier || isPcie(request)) && entry.onlyGetHasData !== true) {
       request.direction = Direction.HostToController;
-      request.transferBytes = entry.dataBytes;
+      request.transferBytes = entry === hostIdentifier ? hostIdBytes(request) : entry.dataBytes;
     }
     return 0;
   },
@@ -288,11 +302,11 @@ export const getFeatures: CommandHandler = {
       if (refused !== 0) return refused;
     }
     const hasData = select !== FeatureSelect.Capabilities && entry.dataBytes > 0;
-    if (entry === hostIdentifier && hasData && (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0)
+    if (entry === hostIdentifier && hasData && !isPcie(request) && (sqeCdw11(request.sqe, request.sqeBase) & 1) === 0)
       return request.invalidField(44);
     if (hasData) {
       request.direction = Direction.ControllerToHost;
-      request.transferBytes = dataBytesOf(entry, request);
+      request.transferBytes = entry === hostIdentifier ? hostIdBytes(request) : dataBytesOf(entry, request);
     }
     return 0;
   },
@@ -302,7 +316,7 @@ export const getFeatures: CommandHandler = {
     const select = (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7;
     if (select === FeatureSelect.Capabilities) {
       request.result0 =
-        (entry.set === undefined || entry === hostIdentifier ? 0 : CAPABILITY_CHANGEABLE) |
+        (entry.set === undefined || (entry === hostIdentifier && !isPcie(request)) ? 0 : CAPABILITY_CHANGEABLE) |
         (entry.scope === undefined ? 0 : CAPABILITY_NAMESPACE);
     } else if (entry.dataBytes > 0) {
       const initial = select === FeatureSelect.Current ? undefined : entry.initialData;

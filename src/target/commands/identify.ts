@@ -7,7 +7,8 @@ import { Direction } from '../../spec/opcode.ts';
 import { NVME_VERSION_2_1 } from '../../spec/property.ts';
 import { SanitizeCapability } from '../../spec/sanitize.ts';
 import { DNR, Status } from '../../spec/status.ts';
-import { identifyControllerCodec } from '../../wire/cold/identify-controller.ts';
+import type { MemoryTransport } from '../../transport/pcie/memory-transport.ts';
+import { type IdentifyController, identifyControllerCodec } from '../../wire/cold/identify-controller.ts';
 import { independentNamespaceCodec } from '../../wire/cold/identify-independent.ts';
 import { identifyNamespaceCodec } from '../../wire/cold/identify-namespace.ts';
 import { nvmControllerCodec, nvmNamespaceCodec } from '../../wire/cold/identify-nvm.ts';
@@ -25,6 +26,12 @@ import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { OVER_TEMPERATURE_KELVIN } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import {
+  GRANULARITY_MAX,
+  GRANULARITY_MIN,
+  RANGES_OF_MANAGER_MAX,
+  RANGES_OF_SUBSYSTEM_MAX,
+} from '../migration/memory-tracks.ts';
 import { QUEUES_OF_CONTROLLER_MAX, QUEUES_OF_SUBSYSTEM_MAX } from '../migration/migration.ts';
 import { LBA_FORMAT_SIZES, type Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
@@ -34,6 +41,7 @@ import { COPY_FORMATS, copyLimits } from './copy.ts';
 import { canFormat } from './format.ts';
 import { allocationGranule } from './lba-status.ts';
 import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
+import { tracksMemory } from './memory-tracking.ts';
 import { isManager, stateFormats } from './migration.ts';
 import { uuidList } from './migration-features.ts';
 
@@ -55,6 +63,7 @@ const LPA_SUPPORTED_PAGES = 0x20;
 /** HMLMS. */
 const OACS_LIVE_MIGRATION = 0x800;
 const OACS_GET_LBA_STATUS = 0x200;
+const OACS_DOORBELL_BUFFERS = 0x100;
 const ONCS_COMPARE = 0x01;
 const ONCS_WRITE_UNCORRECTABLE = 0x02;
 const ONCS_DSM = 0x04;
@@ -76,6 +85,7 @@ const VWC_FLUSH_ALL = 0x06;
 const SGLS_BYTE_ALIGNED = 0x01;
 /** SGLs longer than the data are accepted. */
 const SGLS_LONGER = 0x0004_0000;
+const SGLS_BIT_BUCKET = 0x0001_0000;
 const SGLS_OFFSET = 0x0010_0000;
 const SGLS_TRANSPORT = 0x0020_0000;
 const FCATT_STATIC = 0x01;
@@ -103,7 +113,16 @@ const NSTAT_READY = 0x01;
 /** Critical composite temperature, K: 80 degrees Celsius. */
 const CCTEMP_KELVIN = 353;
 
-/** Of a Migration Management Controller: it tracks user data; host memory it does not reach. */
+/** Of one with siblings whose queues stand in host memory. */
+const MEMORY_FIELDS = {
+  trattr: TrackingAttribute.UserData | TrackingAttribute.HostMemory,
+  cmmrtd: RANGES_OF_MANAGER_MAX,
+  nmmrtd: RANGES_OF_SUBSYSTEM_MAX,
+  minmrtg: GRANULARITY_MIN,
+  maxmrtg: GRANULARITY_MAX,
+};
+
+/** Of a Migration Management Controller. */
 const MANAGER_FIELDS = {
   trattr: TrackingAttribute.UserData,
   mcudmq: QUEUES_OF_CONTROLLER_MAX,
@@ -134,6 +153,19 @@ function ofNamespace(build: (namespace: Namespace, controller: Controller) => Ui
   };
 }
 
+const fabricFields = ({ inCapsuleBytes }: Controller): Partial<IdentifyController> => ({
+  sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_OFFSET | SGLS_TRANSPORT,
+  ioccsz: (64 + inCapsuleBytes) / 16,
+  iorcsz: 1,
+  msdbd: 1,
+});
+
+const pcieFields = ({ vendorId }: MemoryTransport): Partial<IdentifyController> => ({
+  vid: vendorId,
+  ssvid: vendorId,
+  sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_BIT_BUCKET,
+});
+
 function identifyController(_request: Request, controller: Controller): Uint8Array {
   const { subsystem } = controller;
   const common = {
@@ -149,12 +181,9 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     kas: KEEP_ALIVE_GRANULARITY_100MS,
     lpa: LPA_EFFECTS | LPA_EXTENDED | LPA_SUPPORTED_PAGES,
     maxcmd: controller.queueEntriesMax,
-    sgls: SGLS_BYTE_ALIGNED | SGLS_LONGER | SGLS_OFFSET | SGLS_TRANSPORT,
     subnqn: subsystem.nqn,
     acl: ABORT_LIMIT,
-    ioccsz: (64 + controller.inCapsuleBytes) / 16,
-    iorcsz: 1,
-    msdbd: 1,
+    ...(controller.memory === undefined ? fabricFields(controller) : pcieFields(controller.memory)),
     ctratt: CTRATT_HOST_ID_128 | CTRATT_TRAFFIC_BASED_KEEP_ALIVE,
   };
   if (subsystem.isDiscovery) {
@@ -182,9 +211,10 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     nanagrpid: ANA_GROUPS_MAX,
     ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID | (manages ? CTRATT_UUID_LIST : 0),
     ...(manages ? MANAGER_FIELDS : {}),
+    ...(manages && tracksMemory(controller) ? MEMORY_FIELDS : {}),
     oacs:
       OACS_GET_LBA_STATUS |
-      passthroughOacs(controller) |
+      (controller.memory === undefined ? 0 : OACS_DOORBELL_BUFFERS) |
       (manages ? OACS_LIVE_MIGRATION : 0) |
       (canFormat(controller) ? OACS_FORMAT : 0) |
       (canManage ? OACS_NAMESPACE_MANAGEMENT : 0),

@@ -58,6 +58,7 @@ function prepareWrite(request: Request): number {
   if (status !== 0) return status;
   const bytes = request.lengthBytes;
   if (bytes > TRANSFER_BYTES_MAX) return request.invalidField(48);
+  request.passesDataOn = true;
   request.direction = Direction.HostToController;
   request.transferBytes = bytes;
   request.fua = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_FUA) !== 0;

@@ -81,7 +81,7 @@ function errorInformation(_request: Request, controller: Controller): Uint8Array
       parmErrorLocation: entry.location,
       lba: BigInt(entry.lba),
       nsid: entry.nsid,
-      trtype: TRTYPE_TCP,
+      trtype: controller.memory === undefined ? TRTYPE_TCP : 0,
       opcode: entry.opcode,
     });
   });

@@ -12,7 +12,8 @@ import { cdqFeatureCodec } from '../../wire/cold/log-migration.ts';
 import { sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw14, sqeNsid } from '../../wire/sqe.ts';
 import type { Controller } from '../controller.ts';
 import { untrackedPage } from '../migration/changed-blocks.ts';
-import type { ResidentQueue } from '../migration/resident-queue.ts';
+import type { DataQueue } from '../migration/migration.ts';
+import { ResidentQueue } from '../migration/resident-queue.ts';
 import type { Request } from '../request.ts';
 import type { FeatureEntry } from './feature.ts';
 import { isManager, migrationOf } from './migration.ts';
@@ -33,7 +34,7 @@ export function uuidList(): Uint8Array {
 const checkExtension = (request: Request): number =>
   (sqeCdw14(request.sqe, request.sqeBase) & 0x7f) === EXTENSION_INDEX ? 0 : request.invalidField(56);
 
-const queueOf = (request: Request, cdqid: number): ResidentQueue | undefined =>
+const queueOf = (request: Request, cdqid: number): DataQueue | undefined =>
   migrationOf(request).queue(request.queuePair.controller!, cdqid);
 
 const queueFeature: FeatureEntry = {
@@ -108,7 +109,8 @@ export function residentQueueLog(request: Request): Uint8Array | number {
   if (status !== 0) return status;
   const { sqe, sqeBase } = request;
   const queue = queueOf(request, sqeCdw11(sqe, sqeBase) >>> 16);
-  if (queue === undefined) return request.fail(SpecificStatus.InvalidControllerDataQueue, 46);
+  // one in host memory is read there
+  if (!(queue instanceof ResidentQueue)) return request.fail(SpecificStatus.InvalidControllerDataQueue, 46);
   const offset = sqeCdw12(sqe, sqeBase) + sqeCdw13(sqe, sqeBase) * 2 ** 32;
   return migrationOf(request).queuePage(queue, offset + request.transferBytes);
 }

@@ -23,16 +23,23 @@ import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw15 } from '../../wire/sqe
 import { UDMQ_ENTRY_DWORDS } from '../../wire/udmq-entry.ts';
 import type { Controller } from '../controller.ts';
 import type { Loaded } from '../migration/block-type.ts';
-import { loadController, saveController } from '../migration/controller-blocks.ts';
-import type { Migration, Ward } from '../migration/migration.ts';
+import { saveController } from '../migration/controller-blocks.ts';
+import { MemoryQueue } from '../migration/memory-queue.ts';
+import type { DataQueue, Migration, Ward } from '../migration/migration.ts';
+import { QUEUE_SLOTS_MAX, ResidentQueue } from '../migration/resident-queue.ts';
 import { StateStaging } from '../migration/state-staging.ts';
+import { loadState } from '../migration/whole-state.ts';
 import type { Request } from '../request.ts';
 import type { CommandHandler } from './command-set.ts';
+import { placeOf } from './data-queue-memory.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
+import { prepareTrackMemory, trackMemory } from './memory-tracking.ts';
 
 /** Index 1 of each list of Identify CNS 20h: version 0, our vendor format. */
 const VERSIONS: readonly number[] = [0];
 const FORMATS: readonly Uint8Array[] = [STATE_SECTION_UUID];
+/** Over fabrics queues are connections, which are no state. */
+const NO_QUEUES = { submissionQueues: [], completionQueues: [] };
 const QUEUE_SLOTS_MIN = 2;
 const DELETE_QUEUE = 0x8000_0000;
 
@@ -61,16 +68,25 @@ const judged =
 
 function createQueue(request: Request): number | undefined {
   const type = (cdw10(request) >>> 16) & 0xff;
+  const controller = request.queuePair.controller!;
   // the queue of the specification stands in host memory, which no controller reaches over NVMe/TCP
-  if (type !== CdqType.ResidentUserDataMigration) return request.invalidField(42);
+  const inMemory = type === CdqType.UserDataMigration && controller.memory !== undefined;
+  if (!inMemory && type !== CdqType.ResidentUserDataMigration) return request.invalidField(42);
   const ward = migrationOf(request).ward(cdw11(request) >>> 16);
   if (ward === undefined) return unknownController(request);
   const dwords = sqeCdw12(request.sqe, request.sqeBase);
   if (dwords % UDMQ_ENTRY_DWORDS !== 0 || dwords < QUEUE_SLOTS_MIN * UDMQ_ENTRY_DWORDS) {
     return request.invalidField(48);
   }
-  const controller = request.queuePair.controller!;
-  const queue = migrationOf(request).createQueue(controller, ward, dwords / UDMQ_ENTRY_DWORDS);
+  const slots = dwords / UDMQ_ENTRY_DWORDS;
+  let make = (cdqid: number): DataQueue => new ResidentQueue(cdqid, controller, ward.controller, slots);
+  if (inMemory && slots <= QUEUE_SLOTS_MAX) {
+    const place = placeOf(request, controller.memory!, dwords * 4);
+    if (typeof place === 'number') return place;
+    make = (cdqid): DataQueue =>
+      new MemoryQueue(cdqid, controller, ward.controller, slots, place.pages, place.pageBytes);
+  }
+  const queue = migrationOf(request).createQueue(controller, ward, slots, make);
   if (typeof queue === 'number') return request.fail(queue, queue === Status.InvalidField ? 46 : 48);
   request.result0 = queue.cdqid;
   return Status.Success;
@@ -96,11 +112,13 @@ export const controllerDataQueue: CommandHandler = {
 
 // ---- Track Send ----------------------------------------------------------------------------------------------------------------------
 
+const selectsMemory = (request: Request): boolean => (cdw10(request) & 0xff) === TrackSendSelect.TrackMemory;
+
 export const trackSend: CommandHandler = {
   isOffered: isManager,
-  prepare: () => 0,
+  prepare: (request) => (selectsMemory(request) ? prepareTrackMemory(request) : 0),
   execute: judged((request) => {
-    // tracking of host memory (THMCS) has no meaning where the controller reaches none
+    if (selectsMemory(request)) return trackMemory(request);
     if ((cdw10(request) & 0xff) !== TrackSendSelect.LogUserData) return request.invalidField(40);
     const action = (cdw10(request) >>> 16) & 0xf;
     if (action > 1) return request.invalidField(42);
@@ -213,16 +231,12 @@ async function commitDurably(request: Request, ward: Ward, { durable, apply }: L
 function verified(controller: Controller, { bytes, csvi, csuuidi }: StateStaging): Loaded {
   const wrong = (what: string): MigrationError =>
     new MigrationError('NVMEOF_ERR_STATE_FORMAT', `Controller state ${what}`);
-  const { nvme, vendor } = decodeControllerState(bytes);
-  if (nvme !== undefined) {
-    if (csvi === 0) throw wrong('has an NVMe part that its command does not name');
-    if (controller.ioQueueCount > 0) throw wrong('has an NVMe part, and the controller has I/O queues');
-    // a queue over NVMe/TCP is a connection, which only the host can make
-    if (nvme.submissionQueues.length + nvme.completionQueues.length > 0) throw wrong('has I/O queues');
+  const state = decodeControllerState(bytes);
+  if (state.nvme !== undefined && csvi === 0) throw wrong('has an NVMe part that its command does not name');
+  if (state.vendor !== undefined && csuuidi === 0) {
+    throw wrong('has a vendor specific part that its command does not name');
   }
-  if (vendor === undefined) return {};
-  if (csuuidi === 0) throw wrong('has a vendor specific part that its command does not name');
-  return loadController(controller, vendor);
+  return loadState(controller, state);
 }
 
 export const migrationSend: CommandHandler = {
@@ -258,7 +272,7 @@ function getState(request: Request): number | undefined {
   const suspended = migration.isSuspended(ward);
   const state = encodeControllerState({
     suspended,
-    nvme: csvi === 0 ? undefined : { submissionQueues: [], completionQueues: [] },
+    nvme: csvi === 0 ? undefined : (ward.controller.memory?.saveQueues() ?? NO_QUEUES),
     vendor: csuuidi === 0 ? undefined : saveController(ward.controller),
   });
   const offset = offsetOf(request);

@@ -14,6 +14,7 @@ import {
 } from '../../wire/cold/state-blocks.ts';
 import { type Controller, KATO_MS_MAX } from '../controller.ts';
 import { type BlockType, type Loaded, wrongState } from './block-type.ts';
+import { eventRequestsBlock, functionBlock } from './function-blocks.ts';
 import {
   anaCountsBlock,
   changedAllocatedBlock,
@@ -35,6 +36,8 @@ const hostBlock: BlockType = {
     const { hostid, hostnqn } = hostBlockCodec.decode(bytes);
     if (hostnqn !== controller.hostnqn)
       throw wrongState(`is that of host ${hostnqn}, this is one of ${controller.hostnqn}`);
+    // a guest says itself which identifier it has
+    if (controller.memory !== undefined) return { apply: () => controller.setHostid(Uint8Array.from(hostid)) };
     if (Buffer.compare(hostid, controller.hostid) !== 0) throw wrongState('has another host identifier');
     return {};
   },
@@ -65,7 +68,7 @@ const settingsBlock: BlockType = {
         controller.hostBehavior = { acre, etdas, copyFormatsEnabled: cdfe };
         // a host with queues here has asked for them here
         if (ioQueuesMax > 0 && controller.ioQueueCount === 0) {
-          controller.ioQueuesMax = Math.min(ioQueuesMax, controller.subsystem.ioQueuesMax);
+          controller.ioQueuesMax = Math.min(ioQueuesMax, controller.ioQueuesLimit);
         }
       },
     };
@@ -151,10 +154,13 @@ const BLOCKS: readonly BlockType[] = [
   eventsBlock,
   lbaStatusBlock,
 ];
-const KINDS: ReadonlySet<number> = new Set(BLOCKS.map(({ kind }) => kind));
+/** Of one behind PCIe: the function comes first, because it has the admin queue on which its events wait. */
+const PCIE_BLOCKS: readonly BlockType[] = [functionBlock, ...BLOCKS, eventRequestsBlock];
+
+const blocksOf = ({ memory }: Controller): readonly BlockType[] => (memory === undefined ? BLOCKS : PCIE_BLOCKS);
 
 export function saveController(controller: Controller): Uint8Array {
-  const blocks = BLOCKS.map(
+  const blocks = blocksOf(controller).map(
     ({ kind, version, essential, save }): StateBlock => ({ kind, version, essential, bytes: save(controller) }),
   );
   return encodeStateSection(blocks.sort((a, b) => a.kind - b.kind));
@@ -165,8 +171,9 @@ export function saveController(controller: Controller): Uint8Array {
  * @throws MigrationError, WireError what is wrong: nothing is applied
  */
 export function loadController(controller: Controller, section: Uint8Array): Loaded {
-  const blocks = decodeStateSection(section, KINDS);
-  const loaded = BLOCKS.flatMap((type) => {
+  const types = blocksOf(controller);
+  const blocks = decodeStateSection(section, new Set(types.map(({ kind }) => kind)));
+  const loaded = types.flatMap((type) => {
     const block = blocks.get(type.kind);
     if (block !== undefined) return [type.load(controller, block.bytes)];
     if (type.essential) throw wrongState(`lacks block ${type.kind}`);

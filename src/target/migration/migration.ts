@@ -2,8 +2,10 @@
  * Host Managed Live Migration in one subsystem: which controllers manage, and for each other one its life (suspended, loaded, ...), the queue that
  * logs its changes, and the state that is being received for it. Base 2.1 section 8.1.12; choices in docs/live-migration.md.
  */
+
+import type { CdqRing } from '../../migration/cdq-ring.ts';
 import { LifecycleInput, LifecycleState, lifecycle } from '../../migration/lifecycle.ts';
-import { LogState } from '../../migration/user-data-log.ts';
+import { LogState, type UserDataLog } from '../../migration/user-data-log.ts';
 import { ControllerType } from '../../spec/identify.ts';
 import { CdqEvent } from '../../spec/migration.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
@@ -13,7 +15,8 @@ import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import type { Subsystem } from '../subsystem.ts';
 import { ChangedBlocks } from './changed-blocks.ts';
-import { QUEUE_SLOTS_MAX, ResidentQueue } from './resident-queue.ts';
+import { MemoryTracks } from './memory-tracks.ts';
+import { QUEUE_SLOTS_MAX, type ResidentQueue } from './resident-queue.ts';
 import type { StateStaging } from './state-staging.ts';
 
 /** Which controllers manage: those of a listed host, or at a listed port. @public */
@@ -45,12 +48,25 @@ export interface Ward {
   committing: boolean;
 }
 
+/** A User Data Migration Queue, wherever its entries stand. */
+export interface DataQueue {
+  readonly cdqid: number;
+  /** Whose queue it is. */
+  readonly manager: Controller;
+  /** Whose changes it logs; it may be gone. */
+  readonly target: Controller;
+  readonly ring: CdqRing;
+  readonly log: UserDataLog;
+}
+
 export class Migration {
+  /** Memory that managers follow. */
+  readonly memory: MemoryTracks = new MemoryTracks();
   readonly #subsystem: Subsystem;
   readonly #hosts: ReadonlySet<string>;
   readonly #ports: ReadonlySet<number>;
   readonly #wards = new Map<Controller, Ward>();
-  readonly #queues = new Set<ResidentQueue>();
+  readonly #queues = new Set<DataQueue>();
 
   constructor(subsystem: Subsystem, { managers }: MigrationOptions) {
     this.#subsystem = subsystem;
@@ -154,8 +170,8 @@ export class Migration {
 
   // ---- queues --------------------------------------------------------------------------------------------------------------------
 
-  /** @param slots 2 and more @returns the queue, or a status */
-  createQueue(manager: Controller, ward: Ward, slots: number): ResidentQueue | number {
+  /** @param slots 2 and more @param make makes it, by its id @returns the queue, or a status */
+  createQueue(manager: Controller, ward: Ward, slots: number, make: (cdqid: number) => DataQueue): DataQueue | number {
     if (slots > QUEUE_SLOTS_MAX) return SpecificStatus.NotEnoughResources;
     if (this.#queueOf(ward) !== undefined) return Status.InvalidField;
     const own = [...this.#queues].filter((queue) => queue.manager === manager);
@@ -164,18 +180,18 @@ export class Migration {
     }
     let cdqid = 0;
     while (own.some((queue) => queue.cdqid === cdqid)) cdqid++;
-    const queue = new ResidentQueue(cdqid, manager, ward.controller, slots);
+    const queue = make(cdqid);
     this.#queues.add(queue);
     ward.controller.changeLog = queue.log;
     return queue;
   }
 
-  queue(manager: Controller, cdqid: number): ResidentQueue | undefined {
+  queue(manager: Controller, cdqid: number): DataQueue | undefined {
     for (const queue of this.#queues) if (queue.manager === manager && queue.cdqid === cdqid) return queue;
     return undefined;
   }
 
-  deleteQueue(queue: ResidentQueue): void {
+  deleteQueue(queue: DataQueue): void {
     this.#queues.delete(queue);
     queue.log.state = LogState.Off;
     if (queue.target.changeLog === queue.log) queue.target.changeLog = undefined;
@@ -184,7 +200,7 @@ export class Migration {
     this.#trackingChanged();
   }
 
-  #queueOf(ward: Ward): ResidentQueue | undefined {
+  #queueOf(ward: Ward): DataQueue | undefined {
     for (const queue of this.#queues) if (queue.target === ward.controller) return queue;
     return undefined;
   }
@@ -195,7 +211,7 @@ export class Migration {
   }
 
   /** Track Send, Log User Data Changes. */
-  logUserData(queue: ResidentQueue, start: boolean): number {
+  logUserData(queue: DataQueue, start: boolean): number {
     const ward = this.#wards.get(queue.target);
     if (ward === undefined) return SpecificStatus.InvalidControllerIdentifier | DNR;
     const status = this.step(ward, LifecycleInput.TrackSend);
@@ -261,6 +277,7 @@ export class Migration {
   controllerClosed(controller: Controller): void {
     const ward = this.#wards.get(controller);
     this.#wards.delete(controller);
+    this.memory.stop(controller);
     for (const request of ward?.waiting.splice(0) ?? []) {
       request.finish(SpecificStatus.InvalidControllerIdentifier | DNR);
     }
@@ -277,6 +294,7 @@ export class Migration {
       if (ward.state === LifecycleState.Running) this.#run(ward, false);
     }
     for (const queue of [...this.#queues]) if (queue.manager === manager) this.deleteQueue(queue);
+    this.memory.managerLeft(manager);
     for (const namespace of this.#subsystem.allocatedNamespaces()) {
       if (namespace.changes?.manager === manager) namespace.changes = undefined;
     }

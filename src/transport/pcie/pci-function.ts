@@ -164,6 +164,8 @@ export interface PciFunctionOptions {
   readonly queueEntriesMax?: number | undefined;
   /** CAP.DSTRD, 0 to 4: doorbells are 4 << n bytes apart. Default 0. */
   readonly doorbellStride?: number | undefined;
+  /** CAP.NSSRS: the guest may reset the whole subsystem, all hosts of it included. Default false. */
+  readonly allowSubsystemReset?: boolean | undefined;
   /** The interrupt pin is there (INTA#). Default true. */
   readonly hasPin?: boolean | undefined;
   readonly vendorId?: number | undefined;

@@ -22,6 +22,8 @@ export const StateBlockKind = {
   Reservations: 13,
   ReservationNotices: 14,
   LbaStatus: 15,
+  PcieFunction: 16,
+  EventRequests: 17,
 } as const;
 
 // ---- lists ---------------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,734 @@
+/**
+ * An NVMe controller as a PCI function: registers, admin queue, and what the core of a controller asks of a transport whose queues stand in host
+ * memory. NVMe Base 2.1 section 3.1.4, PCIe Transport 1.1.
+ */
+import { LogPage } from '../../spec/log-page.ts';
+import { Cc, Csts, Property } from '../../spec/property.ts';
+import { DNR, Status } from '../../spec/status.ts';
+import type { Controller } from '../../target/controller.ts';
+import type { QueuePair, QueueTransport } from '../../target/queue-pair.ts';
+import type { Request } from '../../target/request.ts';
+import type { Clock } from '../../util/clock.ts';
+import type { NvmeControllerState } from '../../wire/cold/controller-state.ts';
+import { CONFIG_BYTES, ConfigSpace } from './config-space.ts';
+import { DirtyLog } from './dirty-log.ts';
+import { decodeFunctionState, encodeFunctionState, type FunctionState } from './function-state.ts';
+import { GuestMemory } from './guest-memory.ts';
+import { Interrupts, MSIX_ENTRY_BYTES } from './interrupts.ts';
+import type {
+  CompletionQueueRequest,
+  MemoryTransport,
+  PointedCommand,
+  SubmissionQueueRequest,
+} from './memory-transport.ts';
+import {
+  type GuestRegion,
+  type InterruptSink,
+  type PciBar,
+  type PciDirtyRange,
+  PciError,
+  type PciFunction,
+} from './pci-function.ts';
+import { QueueSet, type QueueSetOwner } from './queue-set.ts';
+
+/** MPSMAX: pages up to 64 KiB. */
+const PAGE_EXPONENT_MAX = 4;
+const PAGE_BYTES_MIN = 4096;
+const MSI_SHIFT = 5;
+const REGISTER_BYTES = 0x1000;
+const BAR_PAGE = 0x1000;
+/** Commands of one `run`. */
+const RUN_COMMANDS = 256;
+const ERROR_EVENT = 0;
+const ENTRY_BYTES = { sq: 64, cq: 16 } as const;
+/** Everything of a function that is gone reads as ones. */
+const GONE = 0xff;
+const ADDRESS_MAX = 2 ** 53;
+
+/** Registers that fabrics do not have. */
+const Register = { INTMS: 0x0c, INTMC: 0x10, AQA: 0x24, ASQ: 0x28, ACQ: 0x30 } as const;
+/** NSSR: "NVMe". */
+const SUBSYSTEM_RESET = 0x4e56_4d65;
+const NSSRO = 0x10;
+
+/** The core, as the function needs it. */
+export interface FunctionCore {
+  readonly controller: Controller;
+  /** Makes the core's end of a submission queue, and attaches it to the controller. */
+  makePair(transport: QueueTransport, qid: number): QueuePair;
+  /** NVM Subsystem Reset. */
+  resetSubsystem(): void;
+  saveState(): Uint8Array;
+  loadState(bytes: Uint8Array): void;
+  /** The function is taken out. */
+  close(): void;
+}
+
+export interface NvmeFunctionOptions {
+  readonly vendorId: number;
+  readonly deviceId: number;
+  readonly hasPin: boolean;
+  readonly vectorCount: number;
+  readonly ioQueuesMax: number;
+  readonly doorbellStride: number;
+  readonly allowSubsystemReset: boolean;
+}
+
+export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner {
+  readonly configBytes: number = CONFIG_BYTES;
+  readonly bars: readonly PciBar[];
+  readonly vectorCount: number;
+  readonly msiCount: number = 1 << MSI_SHIFT;
+  readonly memory: GuestMemory = new GuestMemory();
+  readonly capabilities: bigint;
+  readonly vendorId: number;
+  #onWork: () => void = () => {};
+  readonly #options: NvmeFunctionOptions;
+  readonly #config: ConfigSpace;
+  readonly #interrupts: Interrupts;
+  readonly #queues: QueueSet;
+  readonly #strideBytes: number;
+  readonly #doorbellEnd: number;
+  readonly #tableOffset: number;
+  readonly #pendingOffset: number;
+  #core: FunctionCore | undefined;
+  #aqa = 0;
+  #asq = 0n;
+  #acq = 0n;
+  #nssro = false;
+  #running = false;
+  #workWanted = false;
+  #stopped = false;
+  #onQuiet: (() => void) | undefined;
+  #gone = false;
+
+  constructor(options: NvmeFunctionOptions, clock: Clock) {
+    this.#options = options;
+    this.vendorId = options.vendorId;
+    this.vectorCount = options.vectorCount;
+    this.#strideBytes = 4 << options.doorbellStride;
+    this.#doorbellEnd = REGISTER_BYTES + (options.ioQueuesMax + 1) * 2 * this.#strideBytes;
+    this.#tableOffset = Math.ceil(this.#doorbellEnd / BAR_PAGE) * BAR_PAGE;
+    this.#pendingOffset = this.#tableOffset + BAR_PAGE;
+    const barBytes = 2 ** Math.ceil(Math.log2(this.#pendingOffset + BAR_PAGE));
+    this.bars = [{ index: 0, lengthBytes: barBytes, is64Bit: true }];
+    this.#config = new ConfigSpace({
+      vendorId: options.vendorId,
+      deviceId: options.deviceId,
+      interruptPin: options.hasPin ? 1 : 0,
+      vectorCount: options.vectorCount,
+      msiShift: MSI_SHIFT,
+      bar: this.bars[0]!,
+      msixTableOffset: this.#tableOffset,
+      msixPendingOffset: this.#pendingOffset,
+    });
+    this.#interrupts = new Interrupts(this.#config, options.vectorCount);
+    this.#queues = new QueueSet(this, this.memory, this.#interrupts, clock, this.#strideBytes);
+    this.capabilities =
+      (BigInt(options.doorbellStride) << 32n) |
+      (options.allowSubsystemReset ? 1n << 36n : 0n) |
+      (BigInt(PAGE_EXPONENT_MAX) << 52n);
+  }
+
+  /** Right after construction. */
+  attach(core: FunctionCore): void {
+    this.#core = core;
+  }
+
+  get controller(): Controller {
+    return this.#core!.controller;
+  }
+
+  // ---- config space ---------------------------------------------------------------------------------------------------------------
+
+  readConfig(offset: number, into: Uint8Array): void {
+    if (this.#gone) into.fill(GONE);
+    else this.#config.read(offset, into);
+  }
+
+  writeConfig(offset: number, bytes: Uint8Array): void {
+    if (this.#gone) return;
+    const modeBefore = this.#interrupts.mode;
+    if (this.#config.write(offset, bytes)) {
+      this.reset();
+      return;
+    }
+    if (this.#interrupts.mode !== modeBefore) this.#queues.signalAgain();
+    this.#interrupts.deliverPending();
+    this.#queues.updatePin();
+  }
+
+  // ---- BAR 0 ----------------------------------------------------------------------------------------------------------------------
+
+  readBar(index: number, offset: number, into: Uint8Array): void {
+    into.fill(this.#gone ? GONE : 0);
+    if (index !== 0 || this.#gone) return;
+    let dword = 0;
+    let at = -1;
+    for (let i = 0; i < into.length; i++) {
+      const aligned = (offset + i) & ~3;
+      if (aligned !== at) {
+        at = aligned;
+        dword = this.#readDword(aligned);
+      }
+      into[i] = dword >>> (((offset + i) & 3) * 8);
+    }
+  }
+
+  #readDword(offset: number): number {
+    if (offset < REGISTER_BYTES) return this.#readRegister(offset);
+    if (offset >= this.#tableOffset && offset < this.#tableOffset + this.vectorCount * MSIX_ENTRY_BYTES) {
+      return this.#interrupts.table.getUint32(offset - this.#tableOffset, true);
+    }
+    const { pending } = this.#interrupts;
+    const at = offset - this.#pendingOffset;
+    if (at < 0 || at + 4 > pending.length) return 0;
+    return pending[at]! | (pending[at + 1]! << 8) | (pending[at + 2]! << 16) | (pending[at + 3]! << 24);
+  }
+
+  #readRegister(offset: number): number {
+    const { controller } = this;
+    switch (offset) {
+      case Property.CAP:
+        return Number(controller.cap & 0xffff_ffffn);
+      case Property.CAP + 4:
+        return Number(controller.cap >> 32n);
+      case Register.INTMS:
+      case Register.INTMC:
+        return this.#interrupts.mask;
+      case Property.CSTS:
+        return controller.csts | (this.#nssro ? NSSRO : 0);
+      case Register.AQA:
+        return this.#aqa;
+      case Register.ASQ:
+        return Number(this.#asq & 0xffff_ffffn);
+      case Register.ASQ + 4:
+        return Number(this.#asq >> 32n);
+      case Register.ACQ:
+        return Number(this.#acq & 0xffff_ffffn);
+      case Register.ACQ + 4:
+        return Number(this.#acq >> 32n);
+      default:
+        return Number(controller.getProperty(offset, 4) ?? 0n);
+    }
+  }
+
+  writeBar(index: number, offset: number, bytes: Uint8Array): void {
+    if (index !== 0 || this.#gone || offset % 4 !== 0 || (bytes.length !== 4 && bytes.length !== 8)) return;
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    for (let i = 0; i < bytes.length; i += 4) this.writeRegister(offset + i, view.getUint32(i, true));
+  }
+
+  /** One dword of BAR 0. */
+  writeRegister(offset: number, value: number): void {
+    if (offset >= REGISTER_BYTES && offset < this.#doorbellEnd) {
+      const index = (offset - REGISTER_BYTES) / this.#strideBytes;
+      if (Number.isInteger(index)) this.#queues.doorbell(index, value);
+      return;
+    }
+    if (offset >= this.#tableOffset) {
+      this.#interrupts.writeTable(offset - this.#tableOffset, value);
+      return;
+    }
+    switch (offset) {
+      case Register.INTMS:
+        this.#interrupts.mask = (this.#interrupts.mask | value) >>> 0;
+        this.#queues.updatePin();
+        return;
+      case Register.INTMC:
+        this.#unmask(value);
+        return;
+      case Property.CC:
+        this.controller.setConfiguration(value);
+        this.work();
+        return;
+      case Property.CSTS:
+        if ((value & NSSRO) !== 0) this.#nssro = false;
+        return;
+      case Property.NSSR:
+        if (value === SUBSYSTEM_RESET && this.#options.allowSubsystemReset) this.#core!.resetSubsystem();
+        return;
+      default:
+        this.#writeAdminRegister(offset, value);
+    }
+  }
+
+  #unmask(value: number): void {
+    this.#interrupts.mask = (this.#interrupts.mask & ~value) >>> 0;
+    this.#queues.signalAgain();
+  }
+
+  /** They must not change under an enabled controller. */
+  #writeAdminRegister(offset: number, value: number): void {
+    if ((this.controller.cc & Cc.EN) !== 0) return;
+    const low = BigInt(value);
+    switch (offset) {
+      case Register.AQA:
+        this.#aqa = value & 0x0fff_0fff;
+        return;
+      case Register.ASQ:
+        this.#asq = (this.#asq & ~0xffff_ffffn) | (low & ~0xfffn);
+        return;
+      case Register.ASQ + 4:
+        this.#asq = (this.#asq & 0xffff_ffffn) | (low << 32n);
+        return;
+      case Register.ACQ:
+        this.#acq = (this.#acq & ~0xffff_ffffn) | (low & ~0xfffn);
+        return;
+      case Register.ACQ + 4:
+        this.#acq = (this.#acq & 0xffff_ffffn) | (low << 32n);
+    }
+  }
+
+  // ---- interrupts -----------------------------------------------------------------------------------------------------------------
+
+  get interruptMode(): number {
+    return this.#interrupts.mode;
+  }
+
+  setInterruptSink(sink: InterruptSink | undefined, ownsMsixTable = false): void {
+    this.#interrupts.sink = sink;
+    this.#interrupts.sinkOwnsTable = ownsMsixTable;
+    if (sink === undefined) return;
+    if (this.#interrupts.pinAsserted) sink.pin(true);
+    this.#queues.signalAgain();
+  }
+
+  get pinAsserted(): boolean {
+    return this.#interrupts.pinAsserted;
+  }
+
+  // ---- guest memory ---------------------------------------------------------------------------------------------------------------
+
+  map(region: GuestRegion): void {
+    this.memory.map(region);
+    const log = this.memory.dirtyLog;
+    if (log instanceof DirtyLog && log.followsAll) log.add(region);
+  }
+
+  unmap(iova: number, lengthBytes: number): void {
+    this.memory.unmap(iova, lengthBytes);
+  }
+
+  unmapAll(): void {
+    this.memory.unmapAll();
+  }
+
+  startDirtyLog(pageBytes: number, ranges: readonly PciDirtyRange[]): void {
+    const followsAll = ranges.length === 0;
+    this.memory.dirtyLog = new DirtyLog(pageBytes, followsAll ? this.memory.ranges() : ranges, followsAll);
+  }
+
+  stopDirtyLog(): void {
+    this.memory.dirtyLog = undefined;
+  }
+
+  reportDirty(iova: number, lengthBytes: number, pageBytes: number): Uint8Array {
+    const log = this.memory.dirtyLog;
+    if (!(log instanceof DirtyLog) || log.pageBytes !== pageBytes) {
+      throw new PciError(22, `There is no log of pages of ${pageBytes} bytes`);
+    }
+    return log.report(iova, lengthBytes);
+  }
+
+  // ---- work -----------------------------------------------------------------------------------------------------------------------
+
+  get onWork(): () => void {
+    return this.#onWork;
+  }
+
+  /** What is wanted already is told to the new one. */
+  set onWork(onWork: () => void) {
+    this.#onWork = onWork;
+    if (this.#workWanted && !this.#running) onWork();
+  }
+
+  work(): void {
+    if (this.#workWanted) return;
+    this.#workWanted = true;
+    if (!this.#running) this.#onWork();
+  }
+
+  run(): boolean {
+    if (this.#running || this.#gone) return false;
+    this.#workWanted = false;
+    this.#running = true;
+    let more = false;
+    try {
+      more = this.#queues.serve(RUN_COMMANDS);
+    } catch (error) {
+      this.controller.fatal(error);
+    } finally {
+      this.#running = false;
+    }
+    this.#queues.signal();
+    return more || this.#workWanted;
+  }
+
+  // ---- QueueSetOwner --------------------------------------------------------------------------------------------------------------
+
+  get fetches(): boolean {
+    return !this.#stopped && this.controller.ready;
+  }
+
+  get quiesces(): boolean {
+    return this.#stopped || this.controller.isSuspended;
+  }
+
+  released(): void {
+    if (this.#onQuiet !== undefined) this.#checkQuiet();
+    // entries that were posted outside of `run` are signalled by the next
+    if (!this.#running) this.work();
+  }
+
+  fatal(reason: string): void {
+    this.controller.fatal(new Error(reason));
+  }
+
+  doorbellError(error: number): void {
+    const { controller } = this;
+    if (!controller.ready) return;
+    controller.errorLog.addControllerError(Status.InvalidField | DNR);
+    controller.asyncEvents.report(ERROR_EVENT, error, LogPage.ErrorInformation);
+  }
+
+  get arbitration(): number {
+    return this.controller.features.get(0x01) ?? 0x07;
+  }
+
+  get coalescing(): number {
+    return this.controller.features.get(0x08) ?? 0;
+  }
+
+  coalescingDisabled(vector: number): boolean {
+    return this.controller.features.has(0x09_0000 | vector);
+  }
+
+  // ---- MemoryTransport: the controller's life -------------------------------------------------------------------------------------
+
+  get pageBytes(): number {
+    return this.#queues.pointer.pageBytes;
+  }
+
+  enable(cc: number): boolean {
+    const pageBytes = PAGE_BYTES_MIN << ((cc >>> Cc.mpsShift) & Cc.mpsMask);
+    const sqEntries = (this.#aqa & 0xfff) + 1;
+    const cqEntries = ((this.#aqa >>> 16) & 0xfff) + 1;
+    const sq = Number(this.#asq);
+    const cq = Number(this.#acq);
+    if (sqEntries < 2 || cqEntries < 2 || sq % pageBytes !== 0 || cq % pageBytes !== 0) return false;
+    if (sq + sqEntries * ENTRY_BYTES.sq > ADDRESS_MAX || cq + cqEntries * ENTRY_BYTES.cq > ADDRESS_MAX) return false;
+    this.#queues.pointer.pageBytes = pageBytes;
+    const queue = this.#queues.addCompletionQueue({
+      qid: 0,
+      address: cq,
+      entries: cqEntries,
+      vector: 0,
+      hasInterrupt: true,
+    });
+    this.#queues.addSubmissionQueue({ qid: 0, address: sq, entries: sqEntries, priority: 0 }, queue, (transport) =>
+      this.#core!.makePair(transport, 0),
+    );
+    return true;
+  }
+
+  disabled(): void {
+    this.#queues.clear();
+    this.#interrupts.mask = 0;
+    this.#interrupts.pending.fill(0);
+    this.#onQuiet = undefined;
+  }
+
+  closed(): void {
+    this.#queues.clear();
+    this.#gone = true;
+    this.memory.unmapAll();
+    this.memory.tracker = undefined;
+    this.memory.dirtyLog = undefined;
+  }
+
+  /** NVM Subsystem Reset reached it. */
+  subsystemReset(): void {
+    this.reset();
+    this.#nssro = true;
+  }
+
+  // ---- MemoryTransport: queues ----------------------------------------------------------------------------------------------------
+
+  hasCompletionQueue(qid: number): boolean {
+    return this.#queues.completionQueue(qid) !== undefined;
+  }
+
+  hasSubmissionQueue(qid: number): boolean {
+    const queue = this.#queues.submissionQueue(qid);
+    return queue !== undefined && !queue.isDraining;
+  }
+
+  get vectorsUsable(): number {
+    return this.#interrupts.vectorsUsable;
+  }
+
+  createCompletionQueue(request: CompletionQueueRequest): void {
+    this.#queues.addCompletionQueue(request);
+  }
+
+  createSubmissionQueue(request: SubmissionQueueRequest): void {
+    this.#queues.addSubmissionQueue(request, this.#queues.completionQueue(request.cqid)!, (transport) =>
+      this.#core!.makePair(transport, request.qid),
+    );
+  }
+
+  deleteCompletionQueue(qid: number): boolean {
+    return this.#queues.deleteCompletionQueue(qid);
+  }
+
+  deleteSubmissionQueue(qid: number, done: () => void): void {
+    this.#queues.deleteSubmissionQueue(qid, done);
+  }
+
+  setDoorbellBuffers(shadowAddress: number, eventIndexAddress: number): boolean {
+    const { pageBytes } = this;
+    if (!this.memory.covers(shadowAddress, pageBytes, false)) return false;
+    if (!this.memory.covers(eventIndexAddress, pageBytes, true)) return false;
+    this.#queues.setShadow(shadowAddress, eventIndexAddress);
+    return true;
+  }
+
+  peek({ sqe, sqeBase }: PointedCommand, length: number): Uint8Array | undefined {
+    const bytes = new Uint8Array(length);
+    const command = { sqe, sqeBase, transferBytes: length, direction: 1, fail: (status: number) => status };
+    const { pointer } = this.#queues;
+    if (pointer.resolve(command) !== 0) return undefined;
+    let offset = 0;
+    for (let i = 0; i < pointer.count; i++) {
+      if (!this.memory.read(pointer.addresses[i]!, pointer.lengths[i]!, bytes, offset)) return undefined;
+      offset += pointer.lengths[i]!;
+    }
+    return bytes;
+  }
+
+  // ---- MemoryTransport: live migration --------------------------------------------------------------------------------------------
+
+  saveQueues(): NvmeControllerState {
+    this.#queues.readShadow();
+    return {
+      submissionQueues: this.#queues.submissionQueues
+        .filter(({ qid }) => qid > 0)
+        .map((queue) => ({
+          prp1: BigInt(queue.address),
+          qsize: queue.entries - 1,
+          qid: queue.qid,
+          cqid: queue.completionQueue.qid,
+          attributes: 1 | (queue.priority << 1),
+          head: queue.head,
+          tail: queue.tail,
+        })),
+      completionQueues: this.#queues.completionQueues
+        .filter(({ qid }) => qid > 0)
+        .map((queue) => ({
+          prp1: BigInt(queue.address),
+          qsize: queue.entries - 1,
+          qid: queue.qid,
+          head: queue.head,
+          tail: queue.tail,
+          attributes: 1 | (queue.hasInterrupt ? 2 : 0) | (queue.slot0Phase << 2),
+          vector: queue.vector,
+        })),
+    };
+  }
+
+  checkQueues(
+    { submissionQueues, completionQueues }: NvmeControllerState,
+    ioQueuesMax: number,
+    queueEntriesMax: number,
+    pageBytes: number,
+  ): string | undefined {
+    const cqids = new Set(completionQueues.map(({ qid }) => qid));
+    for (const queue of [...submissionQueues, ...completionQueues]) {
+      const { qid, qsize, head, tail, prp1, attributes } = queue;
+      if (qid > ioQueuesMax) return `has a queue ${qid}, granted are ${ioQueuesMax}`;
+      if (qsize < 1 || qsize >= queueEntriesMax) return `has a queue ${qid} of ${qsize + 1} entries`;
+      if (head > qsize || tail > qsize) return `has a queue ${qid} with a pointer behind its end`;
+      if ((attributes & 1) === 0) return `has a queue ${qid} that is not contiguous`;
+      if (prp1 % BigInt(pageBytes) !== 0n || prp1 >= BigInt(ADDRESS_MAX - 65536 * 64)) {
+        return `has a queue ${qid} at 0x${prp1.toString(16)}`;
+      }
+    }
+    for (const { qid, cqid } of submissionQueues) {
+      if (!cqids.has(cqid)) return `has a submission queue ${qid} without its completion queue ${cqid}`;
+    }
+    for (const { qid, vector } of completionQueues) {
+      if (vector >= this.vectorCount) return `has a completion queue ${qid} with vector ${vector}`;
+    }
+    return undefined;
+  }
+
+  loadQueues({ submissionQueues, completionQueues }: NvmeControllerState): void {
+    for (const { qid, qsize, prp1, vector, attributes, head, tail } of completionQueues) {
+      const hasInterrupt = (attributes & 2) !== 0;
+      const options = { qid, entries: qsize + 1, address: Number(prp1), vector, hasInterrupt };
+      this.#queues.addCompletionQueue(options).restore(head, tail, (attributes >>> 2) & 1);
+    }
+    for (const { qid, qsize, prp1, cqid, attributes, head, tail } of submissionQueues) {
+      const priority = (attributes >>> 1) & 3;
+      this.createSubmissionQueue({ qid, entries: qsize + 1, address: Number(prp1), cqid, priority });
+      const queue = this.#queues.submissionQueue(qid)!;
+      queue.head = head;
+      queue.tail = tail;
+    }
+  }
+
+  get parkedEvents(): readonly Request[] {
+    return this.#queues.completionQueue(0)?.parked ?? [];
+  }
+
+  parkEvent(request: Request): void {
+    this.#queues.completionQueue(0)!.parked.push(request);
+  }
+
+  saveFunction(): Uint8Array {
+    const { controller } = this;
+    const sq = this.#queues.submissionQueue(0);
+    const cq = this.#queues.completionQueue(0);
+    return encodeFunctionState({
+      cc: controller.cc,
+      csts: controller.csts,
+      aqa: this.#aqa,
+      intms: this.#interrupts.mask,
+      asq: this.#asq,
+      acq: this.#acq,
+      adminSqHead: sq?.head ?? 0,
+      adminSqTail: sq?.tail ?? 0,
+      adminCqHead: cq?.head ?? 0,
+      adminCqTail: cq?.tail ?? 0,
+      adminCqPhase: cq?.slot0Phase ?? 0,
+      ioQueuesMax: controller.ioQueuesMax,
+      hasShadow: this.#queues.hasShadow,
+      shadowAddress: this.#queues.shadowAddress,
+      eventIndexAddress: this.#queues.eventIndexAddress,
+      config: this.#config.save(),
+      table: this.#interrupts.tableBytes,
+      pending: this.#interrupts.pending,
+    });
+  }
+
+  loadFunction(bytes: Uint8Array): string | (() => void) {
+    const state = decodeFunctionState(bytes);
+    if (typeof state === 'string') return state;
+    const wrong = this.#checkFunction(state);
+    return wrong ?? ((): void => this.#applyFunction(state));
+  }
+
+  #checkFunction(state: FunctionState): string | undefined {
+    if (state.table.length !== this.#interrupts.tableBytes.length) {
+      return `has ${state.table.length / MSIX_ENTRY_BYTES} MSI-X vectors, this function has ${this.vectorCount}`;
+    }
+    if ((this.controller.cc & Cc.EN) !== 0) return 'is for a controller that is not enabled: reset it first';
+    if (state.pending.length !== this.#interrupts.pending.length) return 'has other pending bits than vectors';
+    try {
+      this.#config.check(state.config);
+    } catch (error) {
+      if (error instanceof PciError) return error.message;
+      throw error;
+    }
+    if (state.ioQueuesMax < 1 || state.ioQueuesMax > this.#options.ioQueuesMax) {
+      return `grants ${state.ioQueuesMax} I/O queues, this function has ${this.#options.ioQueuesMax}`;
+    }
+    if ((state.cc & Cc.EN) === 0) return undefined;
+    const sqEntries = (state.aqa & 0xfff) + 1;
+    const cqEntries = ((state.aqa >>> 16) & 0xfff) + 1;
+    const outside = (pointer: number, entries: number): boolean => pointer >= entries;
+    if (outside(state.adminSqHead, sqEntries) || outside(state.adminSqTail, sqEntries))
+      return 'has an admin pointer behind its queue';
+    if (outside(state.adminCqHead, cqEntries) || outside(state.adminCqTail, cqEntries))
+      return 'has an admin pointer behind its queue';
+    if ((state.csts & Csts.RDY) === 0) return undefined;
+    const pageBytes = PAGE_BYTES_MIN << ((state.cc >>> Cc.mpsShift) & Cc.mpsMask);
+    const page = BigInt(pageBytes);
+    if (pageBytes > PAGE_BYTES_MIN << PAGE_EXPONENT_MAX) return `has pages of ${pageBytes} bytes`;
+    if (sqEntries < 2 || cqEntries < 2 || state.asq % page !== 0n || state.acq % page !== 0n)
+      return 'has an admin queue that cannot be';
+    return undefined;
+  }
+
+  #applyFunction(state: FunctionState): void {
+    const { controller } = this;
+    this.#config.restore(state.config);
+    this.#interrupts.tableBytes.set(state.table);
+    this.#interrupts.pending.set(state.pending);
+    this.#interrupts.mask = state.intms;
+    this.#aqa = state.aqa;
+    this.#asq = state.asq;
+    this.#acq = state.acq;
+    controller.restoreRegisters(state.cc, state.csts, state.ioQueuesMax);
+    if ((state.cc & Cc.EN) === 0 || (state.csts & Csts.RDY) === 0) return;
+    this.enable(state.cc);
+    const sq = this.#queues.submissionQueue(0)!;
+    sq.head = state.adminSqHead;
+    sq.tail = state.adminSqTail;
+    this.#queues.completionQueue(0)!.restore(state.adminCqHead, state.adminCqTail, state.adminCqPhase);
+    if (state.hasShadow) this.#queues.setShadow(state.shadowAddress, state.eventIndexAddress);
+  }
+
+  // ---- stop and go ----------------------------------------------------------------------------------------------------------------
+
+  reset(): void {
+    if (this.#gone) return;
+    this.#config.reset();
+    this.#stopped = false;
+    this.#onQuiet = undefined;
+    this.controller.levelReset();
+    this.#interrupts.reset();
+    this.#aqa = 0;
+    this.#asq = 0n;
+    this.#acq = 0n;
+    this.#nssro = false;
+  }
+
+  get isStopped(): boolean {
+    return this.#stopped;
+  }
+
+  stop(onQuiet: () => void): void {
+    this.#stopped = true;
+    this.#onQuiet = onQuiet;
+    this.controller.asyncEvents.setFrozen(true);
+    for (const queue of this.#queues.submissionQueues) queue.suspend();
+    this.#checkQuiet();
+  }
+
+  #checkQuiet(): void {
+    const told = this.#onQuiet;
+    if (told === undefined) return;
+    for (const { pair } of this.#queues.submissionQueues) if (!pair.isQuiet) return;
+    this.#onQuiet = undefined;
+    this.#queues.signal();
+    told();
+  }
+
+  resume(): void {
+    if (!this.#stopped) return;
+    this.#stopped = false;
+    this.#onQuiet = undefined;
+    if (!this.controller.isSuspended) this.controller.asyncEvents.setFrozen(false);
+    this.resumed();
+  }
+
+  resumed(): void {
+    this.#queues.unpark();
+    this.#queues.signalAgain();
+    this.work();
+  }
+
+  saveState(): Uint8Array {
+    return this.#core!.saveState();
+  }
+
+  loadState(state: Uint8Array): void {
+    this.#core!.loadState(state);
+  }
+
+  close(): void {
+    this.#core?.close();
+  }
+}
