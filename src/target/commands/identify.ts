@@ -214,6 +214,7 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     ...(manages && tracksMemory(controller) ? MEMORY_FIELDS : {}),
     oacs:
       OACS_GET_LBA_STATUS |
+      passthroughOacs(controller) |
       (controller.memory === undefined ? 0 : OACS_DOORBELL_BUFFERS) |
       (manages ? OACS_LIVE_MIGRATION : 0) |
       (canFormat(controller) ? OACS_FORMAT : 0) |
