@@ -26,6 +26,7 @@ export function registerTargetCommand(program: Command): void {
     .option('--memory <size[,opt...]>', 'memory namespace, e.g. 1GiB,blockSize=512; repeatable', collect, [])
     .option('--file <path[,opt...]>', 'file namespace, e.g. disk.img,size=10GiB; repeatable', collect, [])
     .option('--nvme <device[,opt...]>', "a local SSD's namespace, e.g. /dev/ng0n1; repeatable", collect, [])
+    .option('--remote <uri[,opt...]>', "another target's namespace: nvme+tcp://host:port/nqn?nsid=1", collect, [])
     .option('--null <size[,opt...]>', 'namespace that drops what is written; repeatable', collect, [])
     .option('--discovery <address[:port]|off>', 'discovery service (default port 8009 of the first address)')
     .option('--discovery-nqn <nqn>', "NQN of the discovery subsystem (default: made from this machine's identity)")

@@ -29,6 +29,8 @@ export interface TargetFlags {
   file?: readonly string[];
   /** `PATH[,force][,...]`: namespaces of local SSDs. */
   nvme?: readonly string[];
+  /** `URI[,path=ADDRESS[:PORT]][,...]`: namespaces of other targets. */
+  remote?: readonly string[];
   /** `SIZE[,...]` */
   null?: readonly string[];
   /** `ADDRESS[:PORT]` or `off`. Default: port 8009 of the first address. */
@@ -84,7 +86,7 @@ interface FlagNames {
 
 function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
   const namespaces: NamespaceInput[] = [];
-  for (const type of ['memory', 'file', 'nvme', 'null'] as const) {
+  for (const type of ['memory', 'file', 'nvme', 'remote', 'null'] as const) {
     for (const spec of flags[type] ?? []) {
       names.namespaces.push(`--${type} ${spec}`);
       namespaces.push(namespaceOf(type, spec));
@@ -141,7 +143,7 @@ function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], un
 
 // ---- namespaces ------------------------------------------------------------------------------------------------------------------
 
-const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64)=(.*)$/;
+const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64|path)=(.*)$/;
 const OPTIONS_ALLOWED = 'size=, blockSize=, nsid=, uuid=, nguid=, eui64=, readOnly';
 /** Words that stand for themselves, by kind of namespace. */
 const SWITCHES = {
@@ -149,25 +151,29 @@ const SWITCHES = {
   null: ['readOnly'],
   file: ['readOnly', 'direct', 'force'],
   nvme: ['readOnly', 'force', 'ioctl'],
+  remote: ['readOnly'],
 } as const;
 
 /** `VALUE,key=value,...`. The options are taken from the end, so that a path may have commas. */
-function namespaceOf(type: 'memory' | 'file' | 'nvme' | 'null', spec: string): NamespaceInput {
+function namespaceOf(type: keyof typeof SWITCHES, spec: string): NamespaceInput {
   const path: Path = [`--${type}`];
   const parts = spec.split(',');
   const options = new Map<string, string>();
+  const paths: string[] = [];
   while (parts.length > 1) {
     const last = parts.at(-1)!;
     const match = OPTION.exec(last);
-    if (match !== null) options.set(match[1]!, match[2]!);
+    if (match?.[1] === 'path' && type === 'remote') paths.unshift(match[2]!);
+    else if (match !== null && match[1] !== 'path') options.set(match[1]!, match[2]!);
     else if ((SWITCHES[type] as readonly string[]).includes(last)) options.set(last, '');
     else break;
     parts.pop();
   }
-  const hasPath = type === 'file' || type === 'nvme';
+  const hasPath = type === 'file' || type === 'nvme' || type === 'remote';
   if (!hasPath && parts.length > 1) wrong(path, parts.at(-1), OPTIONS_ALLOWED);
   const value = parts.join(',');
-  if (value === '') wrong(path, spec, hasPath ? 'PATH[,option...]' : 'SIZE[,option...]');
+  if (value === '')
+    wrong(path, spec, type === 'remote' ? 'URI[,option...]' : hasPath ? 'PATH[,option...]' : 'SIZE[,option...]');
   const number = (key: string): number | undefined => {
     const text = options.get(key);
     if (text === undefined) return undefined;
@@ -177,14 +183,16 @@ function namespaceOf(type: 'memory' | 'file' | 'nvme' | 'null', spec: string): N
   const switches = Object.fromEntries(
     ['direct', 'force', 'ioctl'].filter((name) => options.has(name)).map((name) => [name, true]),
   );
-  if (type === 'nvme' && (options.has('size') || options.has('blockSize')))
-    wrong(path, spec, 'a device without size and blockSize: it has its own');
+  if ((type === 'nvme' || type === 'remote') && (options.has('size') || options.has('blockSize')))
+    wrong(path, spec, 'no size and no blockSize: it has its own');
   const backend: BackendInput =
-    type === 'nvme'
-      ? { type, path: value, ...switches }
-      : type === 'file'
-        ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize, ...switches }
-        : { type, size: value, ...blockSize };
+    type === 'remote'
+      ? { type, uri: value, ...(paths.length === 0 ? {} : { paths }) }
+      : type === 'nvme'
+        ? { type, path: value, ...switches }
+        : type === 'file'
+          ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize, ...switches }
+          : { type, size: value, ...blockSize };
   return {
     backend,
     ...given({

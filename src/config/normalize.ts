@@ -263,6 +263,11 @@ function normalizeBackend(input: BackendInput, readOnly: boolean, path: Path, ba
       ...(ioctl === true ? { ioctl } : {}),
     };
   }
+  if (input.type === 'remote') {
+    const { uri, paths } = input;
+    if (!/^nvme\+tcp:\/\//i.test(uri)) wrong([...path, 'uri'], uri, 'nvme+tcp://host:port/subnqn?nsid=1');
+    return { type: 'remote', uri, readOnly, ...(paths === undefined ? {} : { paths }) };
+  }
   const blockSize = input.blockSize ?? DEFAULTS.blockSize;
   const sizeBytes = input.size === undefined ? undefined : parseBlockedSize(input.size, blockSize, [...path, 'size']);
   if (input.type === 'file') {

@@ -32,6 +32,7 @@ const backend = {
     sized('null'),
     record({ type: { const: 'file' }, path, size, blockSize, direct: flag, force: flag }, ['type', 'path']),
     record({ type: { const: 'nvme' }, path, force: flag, ioctl: flag }, ['type', 'path']),
+    record({ type: { const: 'remote' }, uri: text, paths: list(text) }, ['type', 'uri']),
   ],
 };
 

@@ -84,7 +84,8 @@ export interface AnaGroupInput {
 export type BackendInput =
   | { type: 'memory' | 'null'; size: SizeInput; blockSize?: number }
   | { type: 'file'; path: string; size?: SizeInput; blockSize?: number; direct?: boolean; force?: boolean }
-  | { type: 'nvme'; path: string; force?: boolean; ioctl?: boolean };
+  | { type: 'nvme'; path: string; force?: boolean; ioctl?: boolean }
+  | { type: 'remote'; uri: string; paths?: string[] };
 
 /** Where hosts create namespaces. @public */
 export type VolumesInput =

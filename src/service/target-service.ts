@@ -6,7 +6,7 @@ import { randomInt, randomUUID } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import PQueue from 'p-queue';
 import type { BlockBackend } from '../backend/block-backend.ts';
-import { openBackend } from '../backend/open.ts';
+import { openBackend, type RemoteBackendConfig } from '../backend/open.ts';
 import { FileVolumePool, MemoryVolumePool, type VolumePool } from '../backend/volume-pool.ts';
 import { diffConfig } from '../config/diff.ts';
 import type { DiscoveryConfig, NamespaceConfig, PortConfig, SubsystemConfig, TargetConfig } from '../config/types.ts';
@@ -26,6 +26,7 @@ import { ConfigError } from '../util/error.ts';
 import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
 import { MdnsPublisher } from './mdns-publisher.ts';
+import { openRemoteNamespace } from './remote-namespace.ts';
 
 /** @public */
 export interface TargetServiceOptions {
@@ -218,13 +219,12 @@ export class TargetService {
 
   async #addNamespace(subsystem: Subsystem, config: NamespaceConfig): Promise<void> {
     const backend = await openBackend(
-      config.readOnly && (config.backend.type === 'file' || config.backend.type === 'nvme')
-        ? { ...config.backend, readOnly: true }
-        : config.backend,
+      config.readOnly && 'readOnly' in config.backend ? { ...config.backend, readOnly: true } : config.backend,
       {
         engine: this.#config.ioEngine,
         onWarning: (message, err) => this.#log.warn({ subnqn: subsystem.nqn, nsid: config.nsid, err }, message),
         onGone: (path) => this.#deviceGone(subsystem, config.nsid, path),
+        openRemote: (remote) => this.#openRemote(subsystem, config.nsid, remote),
       },
     );
     const formatBlockSizes = formatsOf(subsystem, backend);
@@ -240,6 +240,14 @@ export class TargetService {
       await backend.close();
       throw error;
     }
+  }
+
+  #openRemote(subsystem: Subsystem, nsid: number, config: RemoteBackendConfig): Promise<BlockBackend> {
+    return openRemoteNamespace(config, {
+      clock: this.#clock,
+      onWarning: (message, err) => this.#warn(`remote ${nsid}`, { subnqn: subsystem.nqn, nsid, err }, message),
+      onResized: () => subsystem.namespaceResized(nsid),
+    });
   }
 
   /** The device was pulled: commands fail already; hosts are told that the namespace is gone. */
