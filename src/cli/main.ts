@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { registerConformance } from './conformance/register.ts';
 import { registerDemoCommand } from './demo.ts';
+import { registerDpuCommand } from './dpu.ts';
 import { ExitCode, exitCodeOf, oneLine } from './exit.ts';
 import { registerHostCommands } from './host/register.ts';
 import { registerTargetCommand } from './target.ts';
@@ -19,6 +20,7 @@ export function makeProgram(): Command {
     .exitOverride()
     .showHelpAfterError('(--help shows what there is)');
   registerTargetCommand(program);
+  registerDpuCommand(program);
   registerDemoCommand(program);
   registerHostCommands(program);
   registerConformance(program);

@@ -87,6 +87,7 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
     const live = ['portId', 'address', 'service', 'advertise', 'mdns', 'allSubsystemsFor'] as const;
     restartKeys('discovery', before.discovery, after.discovery, [...live], restart);
   }
+  if (!isDeepStrictEqual(before.functions, after.functions)) restart.push('functions: others, or otherwise');
   restartKeys('limits', before.limits, after.limits, [], restart);
   if (before.ioEngine !== after.ioEngine) {
     restart.push(`ioEngine ${before.ioEngine ?? 'auto'} -> ${after.ioEngine ?? 'auto'}`);

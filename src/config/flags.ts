@@ -8,6 +8,7 @@ import type {
   BackendInput,
   DigestInput,
   DiscoveryInput,
+  FunctionInput,
   LogLevel,
   NamespaceInput,
   PortInput,
@@ -41,6 +42,12 @@ export interface TargetFlags {
   mdns?: boolean;
   /** NQNs of the hosts that may connect. Default: any. */
   host?: readonly string[];
+  /** Sockets of controllers behind PCIe; `nvmeferry dpu`. */
+  vfioUser?: readonly string[];
+  /** Of each such controller. */
+  vectors?: number;
+  queues?: number;
+  dmaByMessage?: boolean;
   serial?: string;
   model?: string;
   maxQueues?: number;
@@ -60,11 +67,12 @@ export interface TargetFlags {
  * @public
  */
 export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
-  const names: FlagNames = { listen: [], namespaces: [] };
+  const names: FlagNames = { listen: [], namespaces: [], functions: [] };
   try {
     const input = {
       subsystems: [subsystemOf(flags, names)],
       ports: portsOf(flags, names),
+      ...functionsOf(flags, names),
       ...given({ stateDirectory: flags.stateDirectory, ioEngine: flags.ioEngine }),
       ...discoveryOf(flags),
       ...(flags.logLevel === undefined ? {} : { log: { level: flags.logLevel } }),
@@ -82,6 +90,7 @@ export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
 interface FlagNames {
   readonly listen: string[];
   readonly namespaces: string[];
+  readonly functions: string[];
 }
 
 function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
@@ -100,12 +109,27 @@ function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
     nqn: flags.subsystem ?? DEMO_NQN,
     namespaces,
     ...given({ hosts: flags.host?.slice(), serial: flags.serial, model: flags.model, maxQueues: flags.maxQueues }),
+    // hosts of the network manage the controllers of the VMs
+    ...(flags.vfioUser !== undefined && (flags.listen?.length ?? 0) > 0
+      ? { migration: { managers: { ports: flags.listen!.map((_, i) => i + 1) } } }
+      : {}),
+  };
+}
+
+function functionsOf(flags: TargetFlags, names: FlagNames): { functions?: FunctionInput[] } {
+  const { vfioUser, vectors, queues, dmaByMessage } = flags;
+  if (vfioUser === undefined) return {};
+  return {
+    functions: vfioUser.map((path) => {
+      names.functions.push(`--vfio-user ${path}`);
+      return { vfioUser: path, ...given({ vectors, queues, dmaByMessage }) };
+    }),
   };
 }
 
 function portsOf(flags: TargetFlags, names: FlagNames): PortInput[] {
   const { address, service } = DEFAULTS.port;
-  const listen = flags.listen ?? [`${address}:${service}`];
+  const listen = flags.listen ?? (flags.vfioUser === undefined ? [`${address}:${service}`] : []);
   return listen.map((text) => {
     names.listen.push(`--listen ${text}`);
     return {
@@ -121,7 +145,7 @@ function portsOf(flags: TargetFlags, names: FlagNames): PortInput[] {
   });
 }
 
-function discoveryOf({ discovery, discoveryNqn, mdns }: TargetFlags): { discovery?: 'off' | DiscoveryInput } {
+function discoveryOf({ discovery, discoveryNqn, mdns, vfioUser }: TargetFlags): { discovery?: 'off' | DiscoveryInput } {
   const { address } = DEFAULTS.port;
   const more = given({ nqn: discoveryNqn, mdns });
   if (discovery === 'off') {
@@ -129,6 +153,7 @@ function discoveryOf({ discovery, discoveryNqn, mdns }: TargetFlags): { discover
       wrong(['--mdns'], '--discovery off', 'a discovery service to publish: an address, or none given');
     return { discovery: 'off' };
   }
+  if (discovery === undefined && vfioUser !== undefined) return { discovery: 'off' };
   if (discovery === undefined) return Object.keys(more).length === 0 ? {} : { discovery: more };
   const at = parseEndpoint(discovery, ['--discovery'], { address, service: DEFAULTS.discovery.service });
   return { discovery: { ...at, ...more } };
@@ -226,6 +251,7 @@ function flagOf(path: Path, names: FlagNames): string {
   const [root, index, key, item] = path;
   if (typeof root !== 'string' || root.startsWith('--')) return String(root);
   if (key === 'namespaces' && typeof item === 'number') return names.namespaces[item] ?? '--memory';
+  if (root === 'functions' && key === 'vfioUser') return names.functions[Number(index)] ?? '--vfio-user';
   const last = path.findLast((step) => typeof step === 'string') ?? '';
   if (root === 'discovery') return last === 'nqn' ? '--discovery-nqn' : '--discovery';
   const flag = FLAGS[last];

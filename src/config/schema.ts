@@ -110,6 +110,20 @@ const port = record({
   dataDigest: digest,
 });
 
+const pciFunction = record(
+  {
+    vfioUser: path,
+    subsystem: text,
+    hostnqn: text,
+    cntlid,
+    vectors: integer(1, BOUNDS.vectorsMax),
+    queues: integer(1, BOUNDS.functionQueuesMax),
+    queueSize: integer(2, BOUNDS.functionQueueSizeMax),
+    dmaByMessage: flag,
+  },
+  ['vfioUser'],
+);
+
 /** @public */
 export const CONFIG_SCHEMA: object = {
   $schema: 'http://json-schema.org/draft-07/schema#',
@@ -118,6 +132,7 @@ export const CONFIG_SCHEMA: object = {
     {
       subsystems: list(subsystem),
       ports: list(port),
+      functions: list(pciFunction),
       discovery: {
         if: { type: 'object' },
         // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON schema

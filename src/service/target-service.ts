@@ -27,6 +27,7 @@ import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
 import { MdnsPublisher } from './mdns-publisher.ts';
 import { openRemoteNamespace } from './remote-namespace.ts';
+import { VfioUserFunctions } from './vfio-user-functions.ts';
 
 /** @public */
 export interface TargetServiceOptions {
@@ -69,6 +70,7 @@ export class TargetService {
   readonly #warn: RateLimitedWarn;
   #mdns: MdnsPublisher | undefined;
   #config: TargetConfig;
+  readonly #functions: VfioUserFunctions;
   readonly #engines = new Set<object>();
   #saidNode = false;
   /** Reloads and the end, one after the other. */
@@ -82,6 +84,7 @@ export class TargetService {
     this.#openMdns = options.openMdns ?? mdnsOn();
     const warn = rateLimitedWarn(options.log, { clock, burst: PEER_WARNINGS_PER_MINUTE, intervalMs: MINUTE_MS });
     this.#warn = warn;
+    this.#functions = new VfioUserFunctions(clock, options.log);
     const { limits, stateDirectory } = options.config;
     this.target = new Target({
       clock,
@@ -118,8 +121,10 @@ export class TargetService {
       for (const port of config.ports) await service.#addPort(port);
       await service.#setDiscovery(undefined, config.discovery);
       service.target.setReferrals(config.referrals);
+      for (const item of config.functions ?? []) service.#functions.add(service.target, item);
       return service;
     } catch (error) {
+      await service.#functions.close();
       await service.#mdns?.close();
       await service.target.close();
       throw error;
@@ -333,6 +338,7 @@ export class TargetService {
    */
   async close(): Promise<number> {
     await this.#changes.add(async () => this.#mdns?.close());
+    await this.#changes.add(async () => this.#functions.close());
     return (await this.#changes.add(() => this.target.close(this.#config.limits.drainTimeoutMs))) ?? 0;
   }
 }
