@@ -61,8 +61,10 @@ describe('nvmeferry dpu in a Linux guest', function () {
 
   before(async () => {
     [farPort, nvmetPort] = (await freePorts(2)) as [number, number];
-    far = await TargetProcess.start(() => ({
-      subsystems: [{ nqn: FAR, namespaces: [{ nsid: 1, backend: { type: 'memory', size: '64MiB' } }] }],
+    far = await TargetProcess.start((made) => ({
+      subsystems: [
+        { nqn: FAR, namespaces: [{ nsid: 1, backend: { type: 'file', path: `${made}/far`, size: '64MiB' } }] },
+      ],
       ports: [{ service: farPort }],
       discovery: 'off',
     }));
