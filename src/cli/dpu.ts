@@ -7,10 +7,6 @@ import { type ServeOptions, serve } from './serve.ts';
 
 const collect = (value: string, list: string[]): string[] => [...list, value];
 
-interface DpuOptions extends Omit<ServeOptions, 'remote'> {
-  connect: string[];
-}
-
 export function registerDpuCommand(program: Command): void {
   program
     .command('dpu')
@@ -40,16 +36,16 @@ export function registerDpuCommand(program: Command): void {
     )
     .addOption(new Option('--log-level <level>', 'what goes to stderr').choices([...LOG_LEVELS]))
     .addOption(new Option('-o, --output <format>', 'what is said on stdout').choices(['text', 'json']).default('text'))
-    .action(async ({ connect, ...options }: DpuOptions) => {
-      if (options.config === undefined) check({ connect, ...options });
-      await serve({ ...options, remote: connect }, qemuLines);
+    .action(async (options: ServeOptions) => {
+      if (options.config === undefined) check(options);
+      await serve(options, qemuLines);
     });
 }
 
-function check({ vfioUser, connect, memory, file, nvme, null: none }: DpuOptions): void {
+function check({ vfioUser, connect, memory, file, nvme, null: none }: ServeOptions): void {
   if (vfioUser?.length === 0)
     throw new ConfigError('dpu: no socket is named; give --vfio-user /run/vm0.sock, or --config');
-  const namespaces = [connect, memory, file, nvme, none].flat();
+  const namespaces = [connect, memory, file, nvme, none].flatMap((list) => list ?? []);
   if (namespaces.length === 0)
     throw new ConfigError(
       'dpu: no namespace is named; give --connect nvme+tcp://host:port/nqn?nsid=1, --file or --memory',

@@ -32,6 +32,8 @@ export interface TargetFlags {
   nvme?: readonly string[];
   /** `URI[,path=ADDRESS[:PORT]][,...]`: namespaces of other targets. */
   remote?: readonly string[];
+  /** The same; `nvmeferry dpu` calls it so. */
+  connect?: readonly string[];
   /** `SIZE[,...]` */
   null?: readonly string[];
   /** `ADDRESS[:PORT]` or `off`. Default: port 8009 of the first address. */
@@ -95,10 +97,10 @@ interface FlagNames {
 
 function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
   const namespaces: NamespaceInput[] = [];
-  for (const type of ['memory', 'file', 'nvme', 'remote', 'null'] as const) {
-    for (const spec of flags[type] ?? []) {
-      names.namespaces.push(`--${type} ${spec}`);
-      namespaces.push(namespaceOf(type, spec));
+  for (const flag of ['memory', 'file', 'nvme', 'remote', 'connect', 'null'] as const) {
+    for (const spec of flags[flag] ?? []) {
+      names.namespaces.push(`--${flag} ${spec}`);
+      namespaces.push(namespaceOf(flag === 'connect' ? 'remote' : flag, `--${flag}`, spec));
     }
   }
   if (namespaces.length === 0) {
@@ -180,8 +182,8 @@ const SWITCHES = {
 } as const;
 
 /** `VALUE,key=value,...`. The options are taken from the end, so that a path may have commas. */
-function namespaceOf(type: keyof typeof SWITCHES, spec: string): NamespaceInput {
-  const path: Path = [`--${type}`];
+function namespaceOf(type: keyof typeof SWITCHES, flag: string, spec: string): NamespaceInput {
+  const path: Path = [flag];
   const parts = spec.split(',');
   const options = new Map<string, string>();
   const paths: string[] = [];

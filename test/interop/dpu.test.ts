@@ -107,7 +107,7 @@ describe('nvmeferry dpu in a Linux guest', function () {
     const sizes = await run('for n in 1 2 3; do echo $(blockdev --getss --getsize64 $(disk $n)); done');
     expect(sizes.trim().split('\n')).to.deep.equal(['512 67108864', '4096 134217728', '4096 67108864']);
     await run(
-      'nvme smart-log /dev/nvme0; nvme error-log /dev/nvme0; nvme fw-log /dev/nvme0; nvme effects-log /dev/nvme0',
+      'nvme smart-log /dev/nvme0; nvme error-log /dev/nvme0; nvme fw-log /dev/nvme0; nvme effects-log /dev/nvme0 --csi=0',
     );
     await run('nvme list; nvme id-ns $(disk 1); nvme list-ns /dev/nvme0; nvme get-feature /dev/nvme0 -f 7');
     expect(await kernelTrouble()).to.deep.equal([]);

@@ -202,7 +202,8 @@ export class Migration {
 
   /** All of it or nothing: after a state that cannot be, the device is of no use until it is reset. */
   #load(): void {
-    const state = Buffer.concat(this.#data);
+    const state = new Uint8Array(this.#writtenBytes);
+    for (let at = 0, i = 0; i < this.#data.length; at += this.#data[i]!.length, i++) state.set(this.#data[i]!, at);
     this.#forget();
     try {
       this.#function.reset();
