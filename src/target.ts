@@ -2,12 +2,13 @@
 export type { BlockBackend, BlockIo } from './backend/block-backend.ts';
 export { MemoryBackend } from './backend/memory.ts';
 export { NullBackend } from './backend/null.ts';
-export { type BackendConfig, openBackend } from './backend/open.ts';
+export { type BackendConfig, openBackend, type RemoteBackendConfig } from './backend/open.ts';
 export { FileVolumePool, MemoryVolumePool, type VolumePool } from './backend/volume-pool.ts';
 export { configFromFlags, type TargetFlags } from './config/flags.ts';
 export { loadConfig } from './config/load.ts';
 export type { TargetConfig, TargetConfigInput } from './config/types.ts';
 export { createLogger, type LoggerOptions } from './log/logger.ts';
+export { type OpenRemoteDeps, openRemoteNamespace } from './service/remote-namespace.ts';
 export { type ReloadReport, TargetService, type TargetServiceOptions } from './service/target-service.ts';
 export type { Referral } from './target/discovery.ts';
 export type { DuplicateHostPolicy, DuplicatePolicy } from './target/duplicate-hosts.ts';
@@ -27,5 +28,6 @@ export {
   type PciFunction,
   type PciFunctionOptions,
 } from './transport/pcie/pci-function.ts';
+export { VfioUserServer, type VfioUserServerOptions } from './transport/vfio-user/server.ts';
 export { ConfigError, NvmeofError } from './util/error.ts';
 export { type DataPointers, Guest, type GuestCommand, type GuestCompletion, type GuestOptions } from './vm/guest.ts';

@@ -28,6 +28,8 @@ enum MapFlag : uint32_t { kReadOnly = 1, kHugePages = 2, kPopulate = 4 };
 struct Held {
   Mapping mapping;
   std::shared_ptr<Mappings> all;
+  /// Set by `Collected` while somebody wants to know.
+  bool* collected;
 };
 
 void Unmap(Held* held) {
@@ -40,6 +42,7 @@ void Unmap(Held* held) {
 void Collected(napi_env, void*, void* hint) {
   Held* held = static_cast<Held*>(hint);
   Unmap(held);
+  if (held->collected != nullptr) *held->collected = true;
   delete held;
 }
 
@@ -73,13 +76,20 @@ Napi::Value MapMemory(const Napi::CallbackInfo& info) {
   // a forked child must not see later copies of guest memory
   madvise(address, bytes, MADV_DONTFORK);
   EnvData* data = env.GetInstanceData<EnvData>();
-  Held* held = new Held{{address, bytes, true}, data->mappings};
+  bool collected = false;
+  Held* held = new Held{{address, bytes, true}, data->mappings, &collected};
   napi_value buffer;
   if (napi_create_external_arraybuffer(env, address, bytes, Collected, held, &buffer) != napi_ok) {
-    munmap(address, bytes);
-    delete held;
-    return Result(env, -EOPNOTSUPP);
+    // longer than an ArrayBuffer can be (4 GiB with Node 20): it may have been given back already, and an exception be under way
+    napi_value exception;
+    napi_get_and_clear_last_exception(env, &exception);
+    if (!collected) {
+      munmap(address, bytes);
+      delete held;
+    }
+    return Result(env, -EFBIG);
   }
+  held->collected = nullptr;
   (*data->mappings)[address] = &held->mapping;
   return Napi::Value(env, buffer);
 }
@@ -150,6 +160,15 @@ Napi::Value EventfdWrite(const Napi::CallbackInfo& info) {
   return Result(info.Env(), write(fd, &value, sizeof value) < 0 ? -errno : 0);
 }
 
+/// (fd) -> 0 or -errno. Of a received eventfd: a peer that fills it must not stop who signals it.
+Napi::Value SetNonBlocking(const Napi::CallbackInfo& info) {
+  int32_t fd = -1;
+  napi_get_value_int32(info.Env(), info[0], &fd);
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return Result(info.Env(), -errno);
+  return Result(info.Env(), 0);
+}
+
 }  // namespace
 
 void DefineMemory(Napi::Env env, Napi::Object exports) {
@@ -160,6 +179,7 @@ void DefineMemory(Napi::Env env, Napi::Object exports) {
   exports.Set("eventfdCreate", Napi::Function::New<EventfdCreate>(env, "eventfdCreate"));
   exports.Set("eventfdRead", Napi::Function::New<EventfdRead>(env, "eventfdRead"));
   exports.Set("eventfdWrite", Napi::Function::New<EventfdWrite>(env, "eventfdWrite"));
+  exports.Set("setNonBlocking", Napi::Function::New<SetNonBlocking>(env, "setNonBlocking"));
 }
 
 }  // namespace nvmeferry

@@ -40,6 +40,14 @@ export interface ByteRun {
   readonly endBytes: number;
 }
 
+/** @public */
+export interface AllocatedRuns {
+  /** In order, apart from each other. */
+  readonly runs: readonly ByteRun[];
+  /** No more follow. */
+  readonly complete: boolean;
+}
+
 /** Of what is below, in the terms of the SMART log. @public */
 export interface BackendHealth {
   /** Bits of CRITICAL WARNING. */
@@ -107,6 +115,13 @@ export interface BlockBackend {
    * Both ends of what it gives are multiples of `allocationUnitBytes`, or the ends asked for.
    */
   nextAllocated?(fromBytes: number, endBytes: number): ByteRun | undefined;
+  /**
+   * As `nextAllocated`, where somebody else has to be asked: the first runs, `runsMax` at most, and whether that is all.
+   * @throws NvmeofError
+   */
+  readonly readAllocated?:
+    | ((fromBytes: number, endBytes: number, runsMax: number) => Promise<AllocatedRuns>)
+    | undefined;
   /** Bytes that the namespace really takes now, or undefined if not known cheaply. */
   allocatedBytes?(): number | undefined;
   /** What is known of its health now; undefined if nothing is. */

@@ -1,5 +1,6 @@
 /** From a configuration entry to the backend it describes. */
 import { assert } from '../util/assert.ts';
+import { ConfigError } from '../util/error.ts';
 import type { BlockBackend } from './block-backend.ts';
 import { type OpenFileDeps, openFileBackend } from './file-open.ts';
 import { MemoryBackend } from './memory.ts';
@@ -33,9 +34,25 @@ export type BackendConfig =
       readonly force?: boolean | undefined;
       /** Commands go by ioctl on threads even where the kernel takes them by io_uring. */
       readonly ioctl?: boolean | undefined;
-    };
+    }
+  | RemoteBackendConfig;
 
-export type OpenBackendDeps = OpenFileDeps & OpenNvmeDeps;
+/** A namespace of another target. @public */
+export interface RemoteBackendConfig {
+  readonly type: 'remote';
+  /** `nvme+tcp://host:port/subnqn?nsid=1`; without nsid the only one there is. */
+  readonly uri: string;
+  /** Other ways to the same subsystem: `host[:port]`. */
+  readonly paths?: readonly string[] | undefined;
+  readonly readOnly?: boolean | undefined;
+}
+
+/** What opening takes beside the description. */
+export type OpenBackendDeps = OpenFileDeps &
+  OpenNvmeDeps & {
+    /** Backends reach other targets through the initiator that they are handed. */
+    readonly openRemote?: ((config: RemoteBackendConfig) => Promise<BlockBackend>) | undefined;
+  };
 
 /**
  * Opens the backend; the caller closes it.
@@ -45,6 +62,11 @@ export type OpenBackendDeps = OpenFileDeps & OpenNvmeDeps;
 export async function openBackend(config: BackendConfig, deps: OpenBackendDeps = {}): Promise<BlockBackend> {
   if (config.type === 'file') return openFileBackend(config, deps);
   if (config.type === 'nvme') return openNvmeBackend(config, deps);
+  if (config.type === 'remote') {
+    if (deps.openRemote === undefined)
+      throw new ConfigError(`Backend ${config.uri}: nothing here reaches other targets`);
+    return deps.openRemote(config);
+  }
   const { blockSize } = config;
   assert(
     config.sizeBytes > 0 && config.sizeBytes % blockSize === 0,

@@ -58,6 +58,9 @@ export interface ConfigBounds {
   readonly queuesMax: number;
   readonly cntlidMax: number;
   readonly portIdMax: number;
+  readonly vectorsMax: number;
+  readonly functionQueuesMax: number;
+  readonly functionQueueSizeMax: number;
   readonly queueSizeMin: number;
   readonly queueSizeMax: number;
   readonly inCapsuleMax: number;
@@ -69,6 +72,9 @@ export interface ConfigBounds {
 }
 
 export const BOUNDS: ConfigBounds = {
+  vectorsMax: 256,
+  functionQueuesMax: 511,
+  functionQueueSizeMax: 65_536,
   nsidMax: 1024,
   anaGroupsMax: 128,
   queuesMax: 65_534,

@@ -90,6 +90,7 @@ export function diffConfig(before: TargetConfig, after: TargetConfig): ConfigDif
     const live = ['portId', 'address', 'service', 'advertise', 'mdns', 'allSubsystemsFor'] as const;
     restartKeys('discovery', before.discovery, after.discovery, [...live], restart);
   }
+  if (!isDeepStrictEqual(before.functions, after.functions)) restart.push('functions: others, or otherwise');
   restartKeys('limits', before.limits, after.limits, [], restart);
   if (before.ioEngine !== after.ioEngine) {
     restart.push(`ioEngine ${before.ioEngine ?? 'auto'} -> ${after.ioEngine ?? 'auto'}`);
@@ -153,14 +154,15 @@ function changeOf(old: SubsystemConfig, next: SubsystemConfig, restart: string[]
     }
     if (from.anagrpid !== to.anagrpid) moveNamespaces.push({ nsid, anagrpid: to.anagrpid });
     if (!isDeepStrictEqual(from.hosts, hosts)) maskNamespaces.push({ nsid, hosts });
-    if (sizeBytes === undefined || from.backend.type === 'nvme') continue;
-    if (sizeBytes > from.backend.sizeBytes!) {
+    const before = sizeOf(from.backend);
+    if (sizeBytes === undefined || before === undefined) continue;
+    if (sizeBytes > before) {
       growNamespaces.push({ nsid, sizeBytes });
       continue;
     }
     if (to.allowShrink !== true) {
       throw new ConfigError(
-        `namespace ${nsid} of ${next.nqn}: size ${from.backend.sizeBytes} -> ${sizeBytes} takes the data at its end away; set ` +
+        `namespace ${nsid} of ${next.nqn}: size ${before} -> ${sizeBytes} takes the data at its end away; set ` +
           `allowShrink: true on it, or keep the size`,
       );
     }
@@ -227,11 +229,15 @@ function withAccess(from: NamespaceConfig, to: NamespaceConfig): NamespaceConfig
   };
 }
 
+/** What the configuration says; devices and namespaces of other targets have their own size. */
+function sizeOf(backend: NamespaceConfig['backend']): number | undefined {
+  return backend.type === 'nvme' || backend.type === 'remote' ? undefined : backend.sizeBytes;
+}
+
 /** The new size if that is all that changed. */
 function resized(from: NamespaceConfig, to: NamespaceConfig): number | undefined {
-  if (from.backend.type === 'nvme' || to.backend.type === 'nvme') return undefined;
-  const before = from.backend.sizeBytes;
-  const after = to.backend.sizeBytes;
+  const before = sizeOf(from.backend);
+  const after = sizeOf(to.backend);
   if (before === undefined || after === undefined || after === before) return undefined;
   const other = { ...from, backend: { ...from.backend, sizeBytes: after } };
   return isDeepStrictEqual(other, to) ? after : undefined;

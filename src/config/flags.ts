@@ -8,6 +8,7 @@ import type {
   BackendInput,
   DigestInput,
   DiscoveryInput,
+  FunctionInput,
   LogLevel,
   NamespaceInput,
   PortInput,
@@ -29,6 +30,10 @@ export interface TargetFlags {
   file?: readonly string[];
   /** `PATH[,force][,...]`: namespaces of local SSDs. */
   nvme?: readonly string[];
+  /** `URI[,path=ADDRESS[:PORT]][,...]`: namespaces of other targets. */
+  remote?: readonly string[];
+  /** The same; `nvmeferry dpu` calls it so. */
+  connect?: readonly string[];
   /** `SIZE[,...]` */
   null?: readonly string[];
   /** `ADDRESS[:PORT]` or `off`. Default: port 8009 of the first address. */
@@ -39,6 +44,12 @@ export interface TargetFlags {
   mdns?: boolean;
   /** NQNs of the hosts that may connect. Default: any. */
   host?: readonly string[];
+  /** Sockets of controllers behind PCIe; `nvmeferry dpu`. */
+  vfioUser?: readonly string[];
+  /** Of each such controller. */
+  vectors?: number;
+  queues?: number;
+  dmaByMessage?: boolean;
   serial?: string;
   model?: string;
   maxQueues?: number;
@@ -60,11 +71,12 @@ export interface TargetFlags {
  * @public
  */
 export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
-  const names: FlagNames = { listen: [], namespaces: [] };
+  const names: FlagNames = { listen: [], namespaces: [], functions: [] };
   try {
     const input = {
       subsystems: [subsystemOf(flags, names)],
       ports: portsOf(flags, names),
+      ...functionsOf(flags, names),
       ...given({ stateDirectory: flags.stateDirectory, ioEngine: flags.ioEngine }),
       ...metricsOf(flags),
       ...discoveryOf(flags),
@@ -83,14 +95,15 @@ export function configFromFlags(flags: TargetFlags = {}): TargetConfig {
 interface FlagNames {
   readonly listen: string[];
   readonly namespaces: string[];
+  readonly functions: string[];
 }
 
 function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
   const namespaces: NamespaceInput[] = [];
-  for (const type of ['memory', 'file', 'nvme', 'null'] as const) {
-    for (const spec of flags[type] ?? []) {
-      names.namespaces.push(`--${type} ${spec}`);
-      namespaces.push(namespaceOf(type, spec));
+  for (const flag of ['memory', 'file', 'nvme', 'remote', 'connect', 'null'] as const) {
+    for (const spec of flags[flag] ?? []) {
+      names.namespaces.push(`--${flag} ${spec}`);
+      namespaces.push(namespaceOf(flag === 'connect' ? 'remote' : flag, `--${flag}`, spec));
     }
   }
   if (namespaces.length === 0) {
@@ -101,12 +114,27 @@ function subsystemOf(flags: TargetFlags, names: FlagNames): SubsystemInput {
     nqn: flags.subsystem ?? DEMO_NQN,
     namespaces,
     ...given({ hosts: flags.host?.slice(), serial: flags.serial, model: flags.model, maxQueues: flags.maxQueues }),
+    // hosts of the network manage the controllers of the VMs
+    ...(flags.vfioUser !== undefined && (flags.listen?.length ?? 0) > 0
+      ? { migration: { managers: { ports: flags.listen!.map((_, i) => i + 1) } } }
+      : {}),
+  };
+}
+
+function functionsOf(flags: TargetFlags, names: FlagNames): { functions?: FunctionInput[] } {
+  const { vfioUser, vectors, queues, dmaByMessage } = flags;
+  if (vfioUser === undefined) return {};
+  return {
+    functions: vfioUser.map((path) => {
+      names.functions.push(`--vfio-user ${path}`);
+      return { vfioUser: path, ...given({ vectors, queues, dmaByMessage }) };
+    }),
   };
 }
 
 function portsOf(flags: TargetFlags, names: FlagNames): PortInput[] {
   const { address, service } = DEFAULTS.port;
-  const listen = flags.listen ?? [`${address}:${service}`];
+  const listen = flags.listen ?? (flags.vfioUser === undefined ? [`${address}:${service}`] : []);
   return listen.map((text) => {
     names.listen.push(`--listen ${text}`);
     return {
@@ -122,7 +150,7 @@ function portsOf(flags: TargetFlags, names: FlagNames): PortInput[] {
   });
 }
 
-function discoveryOf({ discovery, discoveryNqn, mdns }: TargetFlags): { discovery?: 'off' | DiscoveryInput } {
+function discoveryOf({ discovery, discoveryNqn, mdns, vfioUser }: TargetFlags): { discovery?: 'off' | DiscoveryInput } {
   const { address } = DEFAULTS.port;
   const more = given({ nqn: discoveryNqn, mdns });
   if (discovery === 'off') {
@@ -130,6 +158,7 @@ function discoveryOf({ discovery, discoveryNqn, mdns }: TargetFlags): { discover
       wrong(['--mdns'], '--discovery off', 'a discovery service to publish: an address, or none given');
     return { discovery: 'off' };
   }
+  if (discovery === undefined && vfioUser !== undefined) return { discovery: 'off' };
   if (discovery === undefined) return Object.keys(more).length === 0 ? {} : { discovery: more };
   const at = parseEndpoint(discovery, ['--discovery'], { address, service: DEFAULTS.discovery.service });
   return { discovery: { ...at, ...more } };
@@ -149,7 +178,7 @@ function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], un
 
 // ---- namespaces ------------------------------------------------------------------------------------------------------------------
 
-const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64)=(.*)$/;
+const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64|path)=(.*)$/;
 const OPTIONS_ALLOWED = 'size=, blockSize=, nsid=, uuid=, nguid=, eui64=, readOnly';
 /** Words that stand for themselves, by kind of namespace. */
 const SWITCHES = {
@@ -157,25 +186,29 @@ const SWITCHES = {
   null: ['readOnly'],
   file: ['readOnly', 'direct', 'force'],
   nvme: ['readOnly', 'force', 'ioctl'],
+  remote: ['readOnly'],
 } as const;
 
 /** `VALUE,key=value,...`. The options are taken from the end, so that a path may have commas. */
-function namespaceOf(type: 'memory' | 'file' | 'nvme' | 'null', spec: string): NamespaceInput {
-  const path: Path = [`--${type}`];
+function namespaceOf(type: keyof typeof SWITCHES, flag: string, spec: string): NamespaceInput {
+  const path: Path = [flag];
   const parts = spec.split(',');
   const options = new Map<string, string>();
+  const paths: string[] = [];
   while (parts.length > 1) {
     const last = parts.at(-1)!;
     const match = OPTION.exec(last);
-    if (match !== null) options.set(match[1]!, match[2]!);
+    if (match?.[1] === 'path' && type === 'remote') paths.unshift(match[2]!);
+    else if (match !== null && match[1] !== 'path') options.set(match[1]!, match[2]!);
     else if ((SWITCHES[type] as readonly string[]).includes(last)) options.set(last, '');
     else break;
     parts.pop();
   }
-  const hasPath = type === 'file' || type === 'nvme';
+  const hasPath = type === 'file' || type === 'nvme' || type === 'remote';
   if (!hasPath && parts.length > 1) wrong(path, parts.at(-1), OPTIONS_ALLOWED);
   const value = parts.join(',');
-  if (value === '') wrong(path, spec, hasPath ? 'PATH[,option...]' : 'SIZE[,option...]');
+  if (value === '')
+    wrong(path, spec, type === 'remote' ? 'URI[,option...]' : hasPath ? 'PATH[,option...]' : 'SIZE[,option...]');
   const number = (key: string): number | undefined => {
     const text = options.get(key);
     if (text === undefined) return undefined;
@@ -185,14 +218,16 @@ function namespaceOf(type: 'memory' | 'file' | 'nvme' | 'null', spec: string): N
   const switches = Object.fromEntries(
     ['direct', 'force', 'ioctl'].filter((name) => options.has(name)).map((name) => [name, true]),
   );
-  if (type === 'nvme' && (options.has('size') || options.has('blockSize')))
-    wrong(path, spec, 'a device without size and blockSize: it has its own');
+  if ((type === 'nvme' || type === 'remote') && (options.has('size') || options.has('blockSize')))
+    wrong(path, spec, 'no size and no blockSize: it has its own');
   const backend: BackendInput =
-    type === 'nvme'
-      ? { type, path: value, ...switches }
-      : type === 'file'
-        ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize, ...switches }
-        : { type, size: value, ...blockSize };
+    type === 'remote'
+      ? { type, uri: value, ...(paths.length === 0 ? {} : { paths }) }
+      : type === 'nvme'
+        ? { type, path: value, ...switches }
+        : type === 'file'
+          ? { type, path: value, ...given({ size: options.get('size') }), ...blockSize, ...switches }
+          : { type, size: value, ...blockSize };
   return {
     backend,
     ...given({
@@ -226,6 +261,7 @@ function flagOf(path: Path, names: FlagNames): string {
   const [root, index, key, item] = path;
   if (typeof root !== 'string' || root.startsWith('--')) return String(root);
   if (key === 'namespaces' && typeof item === 'number') return names.namespaces[item] ?? '--memory';
+  if (root === 'functions' && key === 'vfioUser') return names.functions[Number(index)] ?? '--vfio-user';
   const last = path.findLast((step) => typeof step === 'string') ?? '';
   if (root === 'metrics') return '--metrics';
   if (root === 'discovery') return last === 'nqn' ? '--discovery-nqn' : '--discovery';

@@ -13,6 +13,8 @@ import type {
   AnaGroupInput,
   BackendInput,
   DiscoveryConfig,
+  FunctionConfig,
+  FunctionInput,
   LimitsConfig,
   NamespaceConfig,
   NamespaceInput,
@@ -60,17 +62,27 @@ export function normalize(input: TargetConfigInput, options: NormalizeOptions): 
   );
   checkFilesApart(subsystems);
 
-  const ports = normalizePorts(input.ports ?? [{}]);
+  const functions = (input.functions ?? []).map((item, i) =>
+    normalizeFunction(item, ['functions', i], subsystems, options.baseDirectory),
+  );
+  unique(
+    functions,
+    (item) => item.vfioUser,
+    (i) => ['functions', i, 'vfioUser'],
+  );
+  // who serves a VM is not on the network by default
+  const ports = normalizePorts(input.ports ?? (functions.length > 0 ? [] : [{}]));
   checkPortSubsystems(ports, subsystems);
   checkSubsystemPorts(subsystems, ports);
   checkAnaPorts(subsystems, ports);
-  const discovery = normalizeDiscovery(input.discovery, ports, strict);
+  const discovery = normalizeDiscovery(input.discovery ?? (ports.length > 0 ? undefined : 'off'), ports, strict);
   if (discovery !== 'off' && subsystems.some(({ nqn }) => nqn === discovery.nqn)) {
     wrong(['discovery', 'nqn'], discovery.nqn, 'an NQN of its own, no subsystem has it');
   }
   return {
     subsystems,
     ports,
+    ...(functions.length === 0 ? {} : { functions }),
     discovery,
     referrals: (input.referrals ?? []).map((referral, i) => normalizeReferral(referral, ['referrals', i])),
     limits: normalizeLimits(input.limits ?? {}),
@@ -283,6 +295,11 @@ function normalizeBackend(input: BackendInput, readOnly: boolean, path: Path, ba
       ...(ioctl === true ? { ioctl } : {}),
     };
   }
+  if (input.type === 'remote') {
+    const { uri, paths } = input;
+    if (!/^nvme\+tcp:\/\//i.test(uri)) wrong([...path, 'uri'], uri, 'nvme+tcp://host:port/subnqn?nsid=1');
+    return { type: 'remote', uri, readOnly, ...(paths === undefined ? {} : { paths }) };
+  }
   const blockSize = input.blockSize ?? DEFAULTS.blockSize;
   const sizeBytes = input.size === undefined ? undefined : parseBlockedSize(input.size, blockSize, [...path, 'size']);
   if (input.type === 'file') {
@@ -321,6 +338,38 @@ function checkFilesApart(subsystems: readonly SubsystemConfig[]): void {
       seen.set(namespace.backend.path, { path, readOnly: namespace.readOnly });
     });
   });
+}
+
+// ---- PCI functions ----------------------------------------------------------------------------------------------------------------
+
+/** What the address of a Unix socket holds. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+function normalizeFunction(
+  input: FunctionInput,
+  path: Path,
+  subsystems: readonly SubsystemConfig[],
+  baseDirectory: string,
+): FunctionConfig {
+  const { hostnqn, cntlid, vectors, queues, queueSize, dmaByMessage } = input;
+  const known = subsystems.map(({ nqn }) => nqn);
+  const subsystem = input.subsystem ?? (known.length === 1 ? known[0]! : undefined);
+  if (subsystem === undefined) throw new ConfigIssue(path, 'the key "subsystem" is missing: there are several');
+  if (!known.includes(subsystem))
+    wrong([...path, 'subsystem'], subsystem, `the NQN of a subsystem of this configuration: ${known.join(', ')}`);
+  const vfioUser = resolve(baseDirectory, input.vfioUser);
+  if (Buffer.byteLength(vfioUser) > SOCKET_PATH_BYTES_MAX)
+    wrong([...path, 'vfioUser'], vfioUser, `a path of at most ${SOCKET_PATH_BYTES_MAX} bytes`);
+  return {
+    vfioUser,
+    subsystem,
+    ...(hostnqn === undefined ? {} : { hostnqn: checkNqn(hostnqn, [...path, 'hostnqn']) }),
+    ...(cntlid === undefined ? {} : { cntlid }),
+    ...(vectors === undefined ? {} : { vectors }),
+    ...(queues === undefined ? {} : { queues }),
+    ...(queueSize === undefined ? {} : { queueSize }),
+    ...(dmaByMessage === true ? { dmaByMessage } : {}),
+  };
 }
 
 // ---- ports -----------------------------------------------------------------------------------------------------------------------

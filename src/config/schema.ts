@@ -32,6 +32,7 @@ const backend = {
     sized('null'),
     record({ type: { const: 'file' }, path, size, blockSize, direct: flag, force: flag }, ['type', 'path']),
     record({ type: { const: 'nvme' }, path, force: flag, ioctl: flag }, ['type', 'path']),
+    record({ type: { const: 'remote' }, uri: text, paths: list(text) }, ['type', 'uri']),
   ],
 };
 
@@ -110,6 +111,20 @@ const port = record({
   dataDigest: digest,
 });
 
+const pciFunction = record(
+  {
+    vfioUser: path,
+    subsystem: text,
+    hostnqn: text,
+    cntlid,
+    vectors: integer(1, BOUNDS.vectorsMax),
+    queues: integer(1, BOUNDS.functionQueuesMax),
+    queueSize: integer(2, BOUNDS.functionQueueSizeMax),
+    dmaByMessage: flag,
+  },
+  ['vfioUser'],
+);
+
 /** @public */
 export const CONFIG_SCHEMA: object = {
   $schema: 'http://json-schema.org/draft-07/schema#',
@@ -118,6 +133,7 @@ export const CONFIG_SCHEMA: object = {
     {
       subsystems: list(subsystem),
       ports: list(port),
+      functions: list(pciFunction),
       discovery: {
         if: { type: 'object' },
         // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON schema

@@ -16,6 +16,7 @@ export type ControllerModel = 'dynamic' | 'static';
 export interface TargetConfigInput {
   subsystems: SubsystemInput[];
   ports?: PortInput[];
+  functions?: FunctionInput[];
   discovery?: DiscoveryInput | 'off' | false;
   referrals?: ReferralInput[];
   limits?: {
@@ -97,7 +98,8 @@ export interface AnaGroupInput {
 export type BackendInput =
   | { type: 'memory' | 'null'; size: SizeInput; blockSize?: number }
   | { type: 'file'; path: string; size?: SizeInput; blockSize?: number; direct?: boolean; force?: boolean }
-  | { type: 'nvme'; path: string; force?: boolean; ioctl?: boolean };
+  | { type: 'nvme'; path: string; force?: boolean; ioctl?: boolean }
+  | { type: 'remote'; uri: string; paths?: string[] };
 
 /** Where hosts create namespaces. @public */
 export type VolumesInput =
@@ -126,12 +128,26 @@ export interface ReferralInput {
   nqn?: string;
 }
 
+/** A controller behind PCIe, in a VM. @public */
+export interface FunctionInput {
+  vfioUser: string;
+  subsystem?: string;
+  hostnqn?: string;
+  cntlid?: number;
+  vectors?: number;
+  queues?: number;
+  queueSize?: number;
+  dmaByMessage?: boolean;
+}
+
 // ---- complete --------------------------------------------------------------------------------------------------------------------
 
 /** Complete and consistent: what the target is built from. @public */
 export interface TargetConfig {
   readonly subsystems: readonly SubsystemConfig[];
   readonly ports: readonly PortConfig[];
+  /** Absent: none. */
+  readonly functions?: readonly FunctionConfig[] | undefined;
   readonly discovery: DiscoveryConfig | 'off';
   readonly referrals: readonly ReferralConfig[];
   readonly limits: LimitsConfig;
@@ -238,6 +254,25 @@ export interface PortConfig {
   readonly maxQueueSize: number;
   readonly headerDigest: boolean;
   readonly dataDigest: boolean;
+}
+
+/** A controller behind PCIe. What is absent is as `PciFunctionOptions` has it. @public */
+export interface FunctionConfig {
+  /** Path of the socket that the VM's emulator connects to. */
+  readonly vfioUser: string;
+  /** NQN. */
+  readonly subsystem: string;
+  /** Whose namespaces and reservations it has. */
+  readonly hostnqn?: string | undefined;
+  readonly cntlid?: number | undefined;
+  /** Entries of the MSI-X table. */
+  readonly vectors?: number | undefined;
+  /** I/O queue pairs. */
+  readonly queues?: number | undefined;
+  /** Entries of an I/O queue. */
+  readonly queueSize?: number | undefined;
+  /** Guest memory is written by messages instead of directly. */
+  readonly dmaByMessage?: boolean | undefined;
 }
 
 /** What the discovery log says of a port instead of where it listens; 'off': nothing. @public */

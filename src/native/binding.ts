@@ -73,6 +73,8 @@ export interface NativeBinding {
   eventfdCreate(count: number): number;
   eventfdRead(fd: number): number;
   eventfdWrite(fd: number, increment: number): number;
+  /** Absent in addons built before it was needed. */
+  setNonBlocking?(fd: number): number;
 
   /** Zeroed memory, and the number by which the next functions know it; at most 4 GiB - 1. It ends with its ArrayBuffer. */
   arenaMap(lengthBytes: number): [ArrayBuffer, number] | number;

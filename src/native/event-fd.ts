@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import { type NativeBinding, type NativeWatcher, WatchEvent } from './binding.ts';
 import { requireNative } from './load.ts';
-import { checked } from './native-error.ts';
+import { checked, NativeError } from './native-error.ts';
 
 /** Owns its descriptor. @public */
 export class EventFd {
@@ -15,6 +15,23 @@ export class EventFd {
   constructor(fd?: number) {
     this.#binding = requireNative('An eventfd');
     this.fd = fd ?? checked(this.#binding.eventfdCreate(0), 'eventfd', 'An eventfd cannot be made');
+  }
+
+  /**
+   * Takes over a descriptor that a peer sent. It must be an eventfd, which does not keep us waiting when it is full.
+   * @throws NativeError EINVAL if it is something else; it is closed then
+   */
+  static adopt(fd: number): EventFd {
+    try {
+      if (fs.readlinkSync(`/proc/self/fd/${fd}`) !== 'anon_inode:[eventfd]')
+        throw new NativeError(`Descriptor ${fd} is no eventfd`, { errno: EINVAL, syscall: 'eventfd' });
+      const { setNonBlocking } = requireNative('An eventfd');
+      if (setNonBlocking !== undefined) checked(setNonBlocking(fd), 'fcntl', `Eventfd ${fd}`);
+      return new EventFd(fd);
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
   }
 
   /** Adds 1. False if that would overflow (nobody reads). @throws NativeError if it is closed, or no eventfd */
@@ -51,3 +68,4 @@ export class EventFd {
 }
 
 const EAGAIN = -11;
+const EINVAL = 22;

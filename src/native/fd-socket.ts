@@ -48,7 +48,9 @@ export class FdSocket {
   readonly #received: Int32Array;
   readonly #queue: Outgoing[] = [];
   #queuedBytes = 0;
-  #events = WatchEvent.Readable as number;
+  #events = -1;
+  #paused = false;
+  #receivedFds: readonly number[] = NO_FDS;
   #ending = false;
   #closed = false;
   readonly #bufferBytesMax: number;
@@ -65,7 +67,7 @@ export class FdSocket {
     this.#bufferBytesMax = options.bufferBytesMax ?? 1 << 20;
     this.#watcher = new this.#binding.Watcher(fd, (events) => this.#polled(events));
     this.#watcher.ref();
-    this.#watch(this.#events);
+    this.#watch();
   }
 
   /** @throws NativeError naming the path */
@@ -89,10 +91,22 @@ export class FdSocket {
    * @throws NativeError if the connection broke or the peer sent too many descriptors; the socket is closed then
    */
   read(buffer: Uint8Array, offset: number, length: number): FdRead | undefined {
-    if (this.#closed) return undefined;
+    const bytes = this.receive(buffer, offset, length);
+    return bytes < 0 ? undefined : { bytes, fds: this.#receivedFds };
+  }
+
+  /** Of the last `receive`; owned by the caller. */
+  get receivedFds(): readonly number[] {
+    return this.#receivedFds;
+  }
+
+  /** As `read`, for those who make no object per message. @returns bytes, 0 at the end of the stream, -1 if nothing is there now */
+  receive(buffer: Uint8Array, offset: number, length: number): number {
+    this.#receivedFds = NO_FDS;
+    if (this.#closed) return -1;
     const received = this.#received;
     const bytes = this.#binding.receiveMessage(this.fd, buffer, offset, length, received);
-    if (bytes === EAGAIN) return undefined;
+    if (bytes === EAGAIN) return -1;
     if (bytes < 0) {
       const what =
         errnoName(bytes) === 'EMSGSIZE'
@@ -103,7 +117,21 @@ export class FdSocket {
       throw error;
     }
     const count = received[0]!;
-    return { bytes, fds: count === 0 ? NO_FDS : Array.from(received.subarray(1, 1 + count)) };
+    if (count > 0) this.#receivedFds = Array.from(received.subarray(1, 1 + count));
+    return bytes;
+  }
+
+  /** `onReadable` is not called until `resume`: the peer has to wait. If it ends the stream meanwhile, the socket closes. */
+  pause(): void {
+    if (this.#paused || this.#closed) return;
+    this.#paused = true;
+    this.#watch();
+  }
+
+  resume(): void {
+    if (!this.#paused || this.#closed) return;
+    this.#paused = false;
+    this.#watch();
   }
 
   /**
@@ -146,7 +174,12 @@ export class FdSocket {
       return;
     }
     if ((events & WatchEvent.Writable) !== 0) this.#send();
-    if (!this.#closed && (events & (WatchEvent.Readable | WatchEvent.Disconnect)) !== 0) this.#handlers.onReadable();
+    if (this.#closed) return;
+    if (this.#paused) {
+      if ((events & WatchEvent.Disconnect) !== 0) this.#close(undefined);
+      return;
+    }
+    if ((events & (WatchEvent.Readable | WatchEvent.Disconnect)) !== 0) this.#handlers.onReadable();
   }
 
   #send(): void {
@@ -173,12 +206,16 @@ export class FdSocket {
       this.#queuedBytes -= sent;
       if (next.offset === next.bytes.length) this.#queue.shift();
     }
-    this.#watch(this.#queue.length > 0 ? WatchEvent.Readable | WatchEvent.Writable : WatchEvent.Readable);
+    this.#watch();
     if (this.#queue.length === 0 && this.#ending) this.#binding.shutdownSocket(this.fd, SHUT_WR);
     if (wasFull && this.#queuedBytes < this.#bufferBytesMax) this.#handlers.onDrain?.();
   }
 
-  #watch(events: number): void {
+  /** What is waited for: bytes unless it is paused, room if something has to be sent. */
+  #watch(): void {
+    const events =
+      (this.#paused ? WatchEvent.Disconnect : WatchEvent.Readable) | (this.#queue.length > 0 ? WatchEvent.Writable : 0);
+    if (events === this.#events) return;
     this.#events = events;
     checked(this.#watcher.start(events), 'epoll_ctl', `Socket ${this.fd} cannot be watched`);
   }

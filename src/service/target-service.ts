@@ -6,7 +6,7 @@ import { randomInt, randomUUID } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import PQueue from 'p-queue';
 import type { BlockBackend } from '../backend/block-backend.ts';
-import { openBackend } from '../backend/open.ts';
+import { openBackend, type RemoteBackendConfig } from '../backend/open.ts';
 import { FileVolumePool, MemoryVolumePool, type VolumePool } from '../backend/volume-pool.ts';
 import { diffConfig } from '../config/diff.ts';
 import type { DiscoveryConfig, NamespaceConfig, PortConfig, SubsystemConfig, TargetConfig } from '../config/types.ts';
@@ -28,7 +28,9 @@ import { ANA_STATE_NAMES } from '../wire/cold/log-ana.ts';
 import { FileStateStore } from './file-state-store.ts';
 import { MdnsPublisher } from './mdns-publisher.ts';
 import { MetricsServer } from './metrics-server.ts';
+import { openRemoteNamespace } from './remote-namespace.ts';
 import type { TargetTotals } from './target-metrics.ts';
+import { VfioUserFunctions } from './vfio-user-functions.ts';
 
 /** @public */
 export interface TargetServiceOptions {
@@ -78,6 +80,7 @@ export class TargetService {
     connectionsClosed: 0,
   };
   #config: TargetConfig;
+  readonly #functions: VfioUserFunctions;
   readonly #engines = new Set<object>();
   #saidNode = false;
   /** Reloads and the end, one after the other. */
@@ -91,6 +94,7 @@ export class TargetService {
     this.#openMdns = options.openMdns ?? mdnsOn();
     const warn = rateLimitedWarn(options.log, { clock, burst: PEER_WARNINGS_PER_MINUTE, intervalMs: MINUTE_MS });
     this.#warn = warn;
+    this.#functions = new VfioUserFunctions(clock, options.log);
     const { limits, stateDirectory } = options.config;
     this.target = new Target({
       clock,
@@ -136,8 +140,10 @@ export class TargetService {
       await service.#setDiscovery(undefined, config.discovery);
       service.target.setReferrals(config.referrals);
       await service.#listenForMetrics(config);
+      for (const item of config.functions ?? []) service.#functions.add(service.target, item);
       return service;
     } catch (error) {
+      await service.#functions.close();
       await service.#metrics?.close();
       await service.#mdns?.close();
       await service.target.close();
@@ -247,13 +253,12 @@ export class TargetService {
 
   async #addNamespace(subsystem: Subsystem, config: NamespaceConfig): Promise<void> {
     const backend = await openBackend(
-      config.readOnly && (config.backend.type === 'file' || config.backend.type === 'nvme')
-        ? { ...config.backend, readOnly: true }
-        : config.backend,
+      config.readOnly && 'readOnly' in config.backend ? { ...config.backend, readOnly: true } : config.backend,
       {
         engine: this.#config.ioEngine,
         onWarning: (message, err) => this.#log.warn({ subnqn: subsystem.nqn, nsid: config.nsid, err }, message),
         onGone: (path) => this.#deviceGone(subsystem, config.nsid, path),
+        openRemote: (remote) => this.#openRemote(subsystem, config.nsid, remote),
       },
     );
     const formatBlockSizes = formatsOf(subsystem, backend);
@@ -269,6 +274,14 @@ export class TargetService {
       await backend.close();
       throw error;
     }
+  }
+
+  #openRemote(subsystem: Subsystem, nsid: number, config: RemoteBackendConfig): Promise<BlockBackend> {
+    return openRemoteNamespace(config, {
+      clock: this.#clock,
+      onWarning: (message, err) => this.#warn(`remote ${nsid}`, { subnqn: subsystem.nqn, nsid, err }, message),
+      onResized: () => subsystem.namespaceResized(nsid),
+    });
   }
 
   /** The device was pulled: commands fail already; hosts are told that the namespace is gone. */
@@ -368,6 +381,7 @@ export class TargetService {
   async close(): Promise<number> {
     await this.#changes.add(async () => this.#mdns?.close());
     await this.#metrics?.close();
+    await this.#changes.add(async () => this.#functions.close());
     return (await this.#changes.add(() => this.target.close(this.#config.limits.drainTimeoutMs))) ?? 0;
   }
 }

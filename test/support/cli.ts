@@ -41,7 +41,7 @@ interface TargetEvent {
   readonly [key: string]: unknown;
 }
 
-/** `nvmeferry target --output json` and what it says. */
+/** `nvmeferry target --output json`, or `dpu`, and what it says. */
 export class CliTarget {
   readonly #child: ChildProcess;
   readonly #events: TargetEvent[] = [];
@@ -51,8 +51,8 @@ export class CliTarget {
   /** What it said when it was ready. */
   ready: TargetEvent | undefined;
 
-  private constructor(args: readonly string[], cwd: string | undefined) {
-    this.#child = spawn(process.execPath, [MAIN, 'target', '--output', 'json', ...args], {
+  private constructor(args: readonly string[], cwd: string | undefined, verb: string) {
+    this.#child = spawn(process.execPath, [MAIN, verb, '--output', 'json', ...args], {
       cwd,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -70,8 +70,11 @@ export class CliTarget {
   }
 
   /** Starts it and waits until it is ready. */
-  static async start(args: readonly string[], options: { cwd?: string } = {}): Promise<CliTarget> {
-    const target = new CliTarget(args, options.cwd);
+  static async start(
+    args: readonly string[],
+    options: { cwd?: string; verb?: 'target' | 'dpu' } = {},
+  ): Promise<CliTarget> {
+    const target = new CliTarget(args, options.cwd, options.verb ?? 'target');
     target.ready = await target.event('ready');
     return target;
   }

@@ -1,6 +1,8 @@
 /** Get LBA Status: which blocks are allocated, which ones Write Uncorrectable has made unreadable; and log page 0Eh, where to look. NVM Command Set 1.2 section 4.2.1. */
+import type { AllocatedRuns, BlockBackend } from '../../backend/block-backend.ts';
 import { Direction } from '../../spec/opcode.ts';
-import { DNR, Status } from '../../spec/status.ts';
+import { DNR, PathStatus, STATUS_CODE_MASK, Status } from '../../spec/status.ts';
+import { NvmeStatusError } from '../../util/error.ts';
 import { type LbaStatusDescriptor, lbaStatusCodec, lbaStatusDescriptorCodec } from '../../wire/cold/lba-status.ts';
 import { lbaStatusLogCodec, lbaStatusLogElementCodec } from '../../wire/cold/log-lba-status.ts';
 import { sqeCdw10, sqeCdw12, sqeCdw13, sqeSlba } from '../../wire/sqe.ts';
@@ -48,35 +50,71 @@ export const getLbaStatus: CommandHandler = {
     const blocks = sqeCdw13(sqe, sqeBase) & 0xffff;
     const end = blocks === 0 ? request.namespace!.blockCount : slba + blocks;
     const room = Math.floor((request.transferBytes - lbaStatusCodec.size) / lbaStatusDescriptorCodec.size);
-    const { descriptors, complete } = describe(request, slba, end, Math.max(0, room));
-    const page = new Uint8Array(lbaStatusCodec.size + descriptors.length * lbaStatusDescriptorCodec.size);
-    lbaStatusCodec.encodeInto(page, 0, {
-      nlsd: descriptors.length,
-      cmpc: complete ? COMPLETION_COMPLETE : COMPLETION_INCOMPLETE,
-    });
-    descriptors.forEach((descriptor, i) => {
-      lbaStatusDescriptorCodec.encodeInto(page, lbaStatusCodec.size + i * lbaStatusDescriptorCodec.size, descriptor);
-    });
-    // what the host asked for beyond the descriptors reads as zero
-    const answer = new Uint8Array(request.transferBytes);
-    answer.set(page.subarray(0, answer.length));
-    request.answer(answer);
-    request.finish(Status.Success);
+    const readAllocated = request.namespace!.backend.readAllocated;
+    if (readAllocated !== undefined && isAllocation(request)) {
+      void answerRemote(request, slba, end, Math.max(0, room), readAllocated);
+      return;
+    }
+    answer(request, describe(request, slba, end, Math.max(0, room)));
   },
 };
 
-function describe(
+interface Description {
+  readonly descriptors: readonly LbaStatusDescriptor[];
+  readonly complete: boolean;
+}
+
+const isAllocation = ({ sqe, sqeBase }: Request): boolean => sqeCdw13(sqe, sqeBase) >>> 24 === ACTION_ALLOCATED;
+
+/** The backend has to ask somebody else. */
+async function answerRemote(
   request: Request,
   slba: number,
   end: number,
   room: number,
-): { descriptors: LbaStatusDescriptor[]; complete: boolean } {
-  const isAllocation = sqeCdw13(request.sqe, request.sqeBase) >>> 24 === ACTION_ALLOCATED;
-  const status = isAllocation ? STATUS_ALLOCATED : STATUS_WRITE_UNCORRECTABLE;
+  readAllocated: NonNullable<BlockBackend['readAllocated']>,
+): Promise<void> {
+  const { blockSize } = request.namespace!;
+  let found: AllocatedRuns;
+  try {
+    found = await readAllocated(slba * blockSize, end * blockSize, room);
+  } catch (error) {
+    request.finish(
+      error instanceof NvmeStatusError ? error.status & STATUS_CODE_MASK : PathStatus.ControllerPathingError,
+    );
+    return;
+  }
+  const blocks = found.runs.map((run) => ({ start: run.startBytes / blockSize, end: run.endBytes / blockSize }));
+  const { descriptors, complete } = descriptorsOf(blocks, STATUS_ALLOCATED, room);
+  answer(request, { descriptors, complete: complete && found.complete });
+}
+
+function answer(request: Request, { descriptors, complete }: Description): void {
+  const page = new Uint8Array(lbaStatusCodec.size + descriptors.length * lbaStatusDescriptorCodec.size);
+  lbaStatusCodec.encodeInto(page, 0, {
+    nlsd: descriptors.length,
+    cmpc: complete ? COMPLETION_COMPLETE : COMPLETION_INCOMPLETE,
+  });
+  descriptors.forEach((descriptor, i) => {
+    lbaStatusDescriptorCodec.encodeInto(page, lbaStatusCodec.size + i * lbaStatusDescriptorCodec.size, descriptor);
+  });
+  // what the host asked for beyond the descriptors reads as zero
+  const data = new Uint8Array(request.transferBytes);
+  data.set(page.subarray(0, data.length));
+  request.answer(data);
+  request.finish(Status.Success);
+}
+
+function describe(request: Request, slba: number, end: number, room: number): Description {
+  const { namespace } = request;
+  return isAllocation(request)
+    ? descriptorsOf(allocated(namespace!, slba, end), STATUS_ALLOCATED, room)
+    : descriptorsOf(namespace!.uncorrectable.within(slba, end), STATUS_WRITE_UNCORRECTABLE, room);
+}
+
+function descriptorsOf(ranges: Iterable<{ start: number; end: number }>, status: number, room: number): Description {
   const descriptors: LbaStatusDescriptor[] = [];
-  for (const range of isAllocation
-    ? allocated(request.namespace!, slba, end)
-    : request.namespace!.uncorrectable.within(slba, end)) {
+  for (const range of ranges) {
     for (let start = range.start; start < range.end; start += DESCRIPTOR_BLOCKS_MAX) {
       if (descriptors.length === room) return { descriptors, complete: false };
       const blocks = Math.min(DESCRIPTOR_BLOCKS_MAX, range.end - start);

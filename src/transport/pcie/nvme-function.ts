@@ -678,6 +678,8 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     this.#stopped = false;
     this.#onQuiet = undefined;
     this.controller.levelReset();
+    // a stop ends with the reset, and with it that events wait
+    this.controller.asyncEvents.setFrozen(this.controller.isSuspended);
     this.#interrupts.reset();
     this.#aqa = 0;
     this.#asq = 0n;

@@ -212,6 +212,24 @@ describe('conformance: PCIe queues', () => {
     backend.release();
   });
 
+  it('events are reported after a reset that ended a stop', async () => {
+    vm = new TestVm();
+    const { guest } = vm;
+    vm.function.stop(() => {});
+    vm.function.reset();
+    await guest.start(1);
+    await guest.command(guest.admin, { opcode: AdminOpcode.SetFeatures, cdw10: 0x0b, cdw11: 0x100 });
+    let event: number | undefined;
+    guest.put(guest.admin, { opcode: AdminOpcode.AsyncEventRequest }, (cqe, at) => {
+      event = cqe.getUint32(at, true);
+    });
+    guest.ring(guest.admin);
+    await guest.identify(1);
+    vm.subsystem.namespaceChanged(1);
+    await guest.identify(1);
+    expect(event).to.equal(0x0004_0002);
+  });
+
   it('fabrics commands, and SGLs of admin commands, are not there', async () => {
     vm = new TestVm();
     const { guest } = vm;

@@ -22,16 +22,24 @@ process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL');
 });
 
-/** `nvmeferry target` with a configuration file. */
+/** `nvmeferry target`, or `nvmeferry dpu`, with a configuration file. */
 export class TargetProcess {
   readonly #folder: string = mkdtempSync(join(tmpdir(), 'nvmeferry-target-'));
+  readonly #verb: string;
   #child: ChildProcess | undefined;
   #exited: Promise<unknown> = Promise.resolve();
   #output = '';
 
+  private constructor(verb: string) {
+    this.#verb = verb;
+  }
+
   /** Starts a target; resolves when it says that it is ready. `configure` is told a folder for backing files. */
-  static async start(configure: (folder: string) => TargetConfigInput): Promise<TargetProcess> {
-    const target = new TargetProcess();
+  static async start(
+    configure: (folder: string) => TargetConfigInput,
+    verb: 'target' | 'dpu' = 'target',
+  ): Promise<TargetProcess> {
+    const target = new TargetProcess(verb);
     target.#writeConfig(configure(target.#folder));
     try {
       await target.restart();
@@ -44,7 +52,7 @@ export class TargetProcess {
 
   /** Starts it (again), as its configuration file now is. */
   async restart(): Promise<void> {
-    const args = [requiredCli(), 'target', '--config', this.#configFile, '--output', 'json'];
+    const args = [requiredCli(), this.#verb, '--config', this.#configFile, '--output', 'json'];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     running.add(child);
@@ -70,6 +78,11 @@ export class TargetProcess {
   reload(config: TargetConfigInput): void {
     this.#writeConfig(config);
     this.#child?.kill('SIGHUP');
+  }
+
+  /** Changes the configuration that the next `restart` reads. */
+  configure(config: TargetConfigInput): void {
+    this.#writeConfig(config);
   }
 
   /** kill -9. */

@@ -15,6 +15,17 @@ describe('config: flags', () => {
     expect(discovery).to.deep.include({ address: '127.0.0.1', service: 8009 });
   });
 
+  it('namespaces of other targets', () => {
+    const uri = 'nvme+tcp://10.0.0.1:4420/nqn.2026-01.io.nvmeferry:far?nsid=7';
+    const { subsystems } = configFromFlags({
+      remote: [`${uri},path=10.0.0.2,nsid=3,path=[fe80::1]:4421,readOnly`, uri],
+    });
+    expect(subsystems[0]!.namespaces.map(({ nsid, backend }) => ({ nsid, backend }))).to.deep.equal([
+      { nsid: 3, backend: { type: 'remote', uri, paths: ['10.0.0.2', '[fe80::1]:4421'], readOnly: true } },
+      { nsid: 1, backend: { type: 'remote', uri, readOnly: false } },
+    ]);
+  });
+
   it('each says what it is for', () => {
     const config = configFromFlags({
       listen: ['10.0.0.1:4421', '::1', '[::1]:5', ':6', '10.0.0.2'],
@@ -87,6 +98,8 @@ describe('config: flags', () => {
       { memory: ['1GiB,nsid=1', '2GiB,nsid=1'] },
       /^--memory 2GiB,nsid=1: 1 is used already \(by --memory 1GiB,nsid=1\)/,
     ],
+    [{ remote: ['tcp://a/b'] }, /^--remote tcp:\/\/a\/b: found "tcp:\/\/a\/b"; allowed: nvme\+tcp/],
+    [{ remote: ['nvme+tcp://a/b,blockSize=512'] }, /^--remote: found .*; allowed: no size and no blockSize/],
     [{ file: [''] }, /^--file: found ""; allowed: PATH/],
     [{ file: ['/a,blockSize=520'] }, /^--file \/a,blockSize=520: found 520; allowed: 512/],
     [{ listen: ['0.0.0.0:x'] }, /^--listen: found "0\.0\.0\.0:x"; allowed: ADDRESS/],
