@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util';
 import type { BlockIo } from '../src/backend/block-backend.ts';
 import type { FileBackend } from '../src/backend/file.ts';
 import { openFileBackend } from '../src/backend/file-open.ts';
+import { NativeError } from '../src/native/native-error.ts';
 import type { EngineChoice } from '../src/native/thread-engine.ts';
 import { short, table } from './lib/stats.ts';
 
@@ -163,7 +164,14 @@ async function soak(): Promise<void> {
   const path = join(folder, `nvmeferry-soak-${process.pid}`);
   try {
     for (const engine of ['io_uring', 'thread-pool'] as const) {
-      const backend = await open(path, engine, false);
+      let backend: FileBackend;
+      try {
+        backend = await open(path, engine, false);
+      } catch (error) {
+        if (engine !== 'io_uring' || !(error instanceof NativeError)) throw error;
+        process.stdout.write(`io_uring: skipped, ${error.message}\n`);
+        continue;
+      }
       const measure = async (): Promise<{ heapUsed: number; external: number; rss: number }> => {
         for (let i = 0; i < 3; i++) {
           global.gc!();

@@ -95,6 +95,8 @@ export interface BlockBackend {
   flush(io: BlockIo): void;
   /** @param mayDeallocate DEAC: the blocks may be deallocated, as long as they read zero */
   writeZeroes(io: BlockIo, mayDeallocate: boolean): void;
+  /** Completes as a read of the range would, without its data; absent: reading is how to find out. */
+  verify?(io: BlockIo): void;
   /** Advisory; blocks it does not deallocate keep their content. */
   deallocate(io: BlockIo): void;
   /** Adds blocks at the end, which read as zeroes; `blockCount` is the new one when it resolves. */

@@ -31,6 +31,9 @@ export interface NvmeGeometry {
   readonly writeZeroes: boolean;
   /** Blocks of one Write Zeroes. */
   readonly writeZeroesBlocksMax: number;
+  readonly verifies: boolean;
+  /** Blocks of one Verify. */
+  readonly verifyBlocksMax: number;
   readonly deacSupported: boolean;
   readonly deallocates: boolean;
   /** Blocks of one Dataset Management range. */
@@ -78,8 +81,10 @@ export function nvmeGeometry(path: string, data: IdentifyData, queueBytesMax: nu
   const transferBytesMax = transferMax(ctrl.mdts, queueBytesMax, blockSize);
   const limits = data.nvmController === undefined ? undefined : nvmControllerCodec.decode(data.nvmController);
   const boundaryBytes = ns.noiob * blockSize;
-  const wzsl =
-    limits === undefined || limits.wzsl === 0 ? NLB_MAX : Math.floor((PAGE_BYTES * 2 ** limits.wzsl) / blockSize);
+  const blocksOf = (log2Pages: number | undefined): number =>
+    log2Pages === undefined || log2Pages === 0
+      ? NLB_MAX
+      : Math.max(1, Math.min(NLB_MAX, Math.floor((PAGE_BYTES * 2 ** log2Pages) / blockSize)));
   return {
     blockSize,
     blockCount: Number(ns.nsze),
@@ -90,7 +95,9 @@ export function nvmeGeometry(path: string, data: IdentifyData, queueBytesMax: nu
     volatileWriteCache: (ctrl.vwc & 1) !== 0,
     readsZeroAfterDeallocate: (ns.dlfeat & 7) === 1 && (ctrl.oncs & 4) !== 0,
     writeZeroes: (ctrl.oncs & 8) !== 0,
-    writeZeroesBlocksMax: Math.max(1, Math.min(NLB_MAX, wzsl)),
+    writeZeroesBlocksMax: blocksOf(limits?.wzsl),
+    verifies: (ctrl.oncs & 0x80) !== 0,
+    verifyBlocksMax: blocksOf(limits?.vsl),
     deacSupported: (ns.dlfeat & 8) !== 0,
     deallocates: (ctrl.oncs & 4) !== 0,
     deallocateBlocksMax: limits === undefined || limits.dmrsl === 0 ? RANGE_BLOCKS_MAX : limits.dmrsl,

@@ -55,7 +55,7 @@ const ZEROES = new Uint8Array(new ArrayBuffer(ZERO_BYTES));
 /** Status code type 3: the path, not the device. The kernel answers so when it takes a device away. */
 const SCT_PATH = 3;
 
-const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4 } as const;
+const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4, Verify: 5 } as const;
 
 /** One operation: a BlockIo and what is left of it. */
 class NvmeOp {
@@ -100,6 +100,8 @@ export class NvmeBackend implements BlockBackend {
   readonly readsZeroAfterDeallocate: boolean;
   readonly readOnly: boolean;
   readonly atomicBytes?: number;
+  /** By the device's own Verify, if it has one. */
+  readonly verify?: (io: BlockIo) => void;
   readonly #options: NvmeBackendOptions;
   readonly #engine: IoEngine;
   readonly #fd: number;
@@ -127,6 +129,7 @@ export class NvmeBackend implements BlockBackend {
     this.readsZeroAfterDeallocate = geometry.readsZeroAfterDeallocate;
     this.readOnly = options.readOnly || geometry.writeProtected;
     if (geometry.atomicBytes !== undefined) this.atomicBytes = geometry.atomicBytes;
+    if (geometry.verifies) this.verify = (io) => this.#verify(io);
     this.#pieceDone = (piece, error, result) => this.#completed(piece, error, result);
   }
 
@@ -156,6 +159,14 @@ export class NvmeBackend implements BlockBackend {
     if (op === undefined) return;
     op.data = io.provide();
     op.flags = (io.fua ? CDW12_FUA : 0) | this.#protectionFlags(true);
+    this.#start(op);
+  }
+
+  #verify(io: BlockIo): void {
+    const op = this.#take(io, Kind.Verify);
+    if (op === undefined) return;
+    // PRACT is not for Verify
+    op.flags = this.#protectionFlags(true) & ~CDW12_PRACT;
     this.#start(op);
   }
 
@@ -271,6 +282,13 @@ export class NvmeBackend implements BlockBackend {
         }
         const blocks = Math.min(op.left / geometry.blockSize, geometry.writeZeroesBlocksMax);
         const piece = this.#blocks(op, IoOpcode.WriteZeroes, blocks);
+        this.#advance(op, blocks * geometry.blockSize);
+        this.#send(piece, undefined, 0, 0);
+        return;
+      }
+      case Kind.Verify: {
+        const blocks = Math.min(op.left / geometry.blockSize, geometry.verifyBlocksMax);
+        const piece = this.#blocks(op, IoOpcode.Verify, blocks);
         this.#advance(op, blocks * geometry.blockSize);
         this.#send(piece, undefined, 0, 0);
         return;

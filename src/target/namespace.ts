@@ -53,6 +53,8 @@ export const Operation = {
   ZeroAndDeallocate: 3,
   Deallocate: 4,
   WriteUncorrectable: 5,
+  /** Reads, but only whether that can be done. */
+  Verify: 6,
 } as const;
 
 /** One operation on the namespace: a Request, or a step of a command that takes several. */
@@ -196,6 +198,12 @@ export class Namespace {
     this.#change(io, Operation.Deallocate);
   }
 
+  /** By the backend's own means; only where it has `verify`. */
+  verify(io: NamespaceIo): void {
+    if (this.#guards === 0) this.backend.verify!(io);
+    else this.#enter(io, Operation.Verify);
+  }
+
   writeUncorrectable(io: NamespaceIo): void {
     this.#change(io, Operation.WriteUncorrectable);
   }
@@ -288,6 +296,9 @@ export class Namespace {
       case Operation.Read:
         this.backend.read(io);
         return;
+      case Operation.Verify:
+        this.backend.verify!(io);
+        return;
       case Operation.Deallocate:
         this.backend.deallocate(io);
         return;
@@ -311,7 +322,7 @@ export class Namespace {
       io.complete(Status.AbortedSqDeletion);
       return;
     }
-    if (io.operation === Operation.Read) {
+    if (!isChange(io.operation)) {
       const fault = this.readFault(io.offsetBytes, io.lengthBytes, io.deallocatedIsError);
       if (fault !== 0) {
         io.complete(fault);
@@ -341,7 +352,7 @@ export class Namespace {
       if (!this.uncorrectable.clear(io)) return false;
       this.#uncorrectableChanged();
     }
-    if ((this.#guards & Guard.Tracked) !== 0 && io.operation !== Operation.Read) this.#track(io, status);
+    if ((this.#guards & Guard.Tracked) !== 0 && isChange(io.operation)) this.#track(io, status);
     this.#leave(io);
     return true;
   }
@@ -382,7 +393,7 @@ export class Namespace {
   /** The operation gives its blocks a content again. */
   #rewrites(operation: number): boolean {
     if (operation === Operation.Deallocate) return this.backend.readsZeroAfterDeallocate;
-    return operation !== Operation.Read && operation !== Operation.WriteUncorrectable;
+    return isChange(operation) && operation !== Operation.WriteUncorrectable;
   }
 
   // ---- blocks that cannot be read ------------------------------------------------------------------------------------------------
@@ -425,6 +436,8 @@ export class Namespace {
     return this.#gate.waitingCount;
   }
 }
+
+const isChange = (operation: number): boolean => operation !== Operation.Read && operation !== Operation.Verify;
 
 function formatSizes(backend: BlockBackend): readonly number[] {
   if (backend.setBlockSize === undefined || backend.isVolatile !== true) return [backend.blockSize];

@@ -210,6 +210,11 @@ describe('Local SSDs behind our target, in a guest', function () {
         expect(await statusOf(namespace.write(badWrite, block)), `${name}: Write Fault`).to.equal(0x280);
         expect(await statusOf(namespace.write(badWrite - 1, block))).to.equal(0);
         expect(await statusOf(namespace.flush())).to.equal(0);
+        if (name === 'faulty') {
+          // by the device's own Verify, and its own protection
+          expect(await statusOf(namespace.verify(badRead - 8, 8))).to.equal(0);
+          expect(await statusOf(namespace.verify(badRead - 8, 16))).to.equal(0x281);
+        }
         // a long one that meets the bad block in one of its pieces
         expect(await statusOf(namespace.read(badRead - 500, 1000))).to.equal(0x281);
       }

@@ -13,6 +13,7 @@ export interface FakeSsdOptions {
   readonly metadataBytes?: number;
   readonly protection?: boolean;
   readonly writeZeroesBlocksMax?: number;
+  readonly verifyBlocksMax?: number;
   readonly deallocateBlocksMax?: number;
 }
 
@@ -54,6 +55,7 @@ export class FakeSsd {
       case IoOpcode.Read:
       case IoOpcode.Write:
       case IoOpcode.WriteZeroes:
+      case IoOpcode.Verify:
         return this.#blocks(operation);
       default:
         this.#fault(`opcode ${operation.opcode}`);
@@ -73,6 +75,12 @@ export class FakeSsd {
     const from = first * blockSize;
     const bytes = blocks * blockSize;
     if (from + bytes > this.bytes.length) return { result: 0x4080 };
+    if (opcode === IoOpcode.Verify) {
+      if (length !== 0) this.#fault('Verify with data');
+      if ((cdw12 & 0x2000_0000) !== 0) this.#fault('Verify with PRACT');
+      if (blocks > (this.options.verifyBlocksMax ?? 0x1_0000)) this.#fault(`Verify of ${blocks} blocks`);
+      return { result: 0 };
+    }
     if (opcode === IoOpcode.WriteZeroes) {
       if (length !== 0) this.#fault('Write Zeroes with data');
       if (blocks > (this.options.writeZeroesBlocksMax ?? 0x1_0000)) this.#fault(`Write Zeroes of ${blocks} blocks`);

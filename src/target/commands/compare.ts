@@ -47,8 +47,11 @@ export const compare: CommandHandler = {
 export const verify: CommandHandler = {
   prepare: prepareScan,
   execute(request): void {
-    request.namespace!.countRead(request.lengthBytes);
-    RangeScan.start(request, false, undefined, (status) => request.finish(status));
+    const namespace = request.namespace!;
+    namespace.countRead(request.lengthBytes);
+    if (namespace.backend.verify === undefined)
+      RangeScan.start(request, false, undefined, (status) => request.finish(status));
+    else namespace.verify(request);
   },
 };
 

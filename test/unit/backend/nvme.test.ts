@@ -35,6 +35,8 @@ function make(options: FakeSsdOptions, changes: Partial<NvmeGeometry> = {}, read
     readsZeroAfterDeallocate: true,
     writeZeroes: true,
     writeZeroesBlocksMax: options.writeZeroesBlocksMax ?? 0x1_0000,
+    verifies: true,
+    verifyBlocksMax: options.verifyBlocksMax ?? 0x1_0000,
     deacSupported: true,
     deallocates: true,
     deallocateBlocksMax: options.deallocateBlocksMax ?? 0xffff_ffff,
@@ -156,6 +158,31 @@ describe('NvmeBackend', () => {
     }
     ssd.script = undefined;
     await backend.close();
+  });
+
+  it('verifies by the device, in pieces as long as it takes, checking protection but not making it', async () => {
+    const verified = { blockSize: 512, blockCount: 4096, metadataBytes: 8, protection: true, verifyBlocksMax: 8 };
+    const { backend, ssd } = make(verified);
+    const sent: [number, number, number][] = [];
+    ssd.script = ({ opcode, cdw10To15: [low, , cdw12, , reference] }) => {
+      if (opcode === IoOpcode.Verify) sent.push([low!, cdw12! >>> 0, reference!]);
+      return low === 28 ? { result: 0x281 } : undefined;
+    };
+    const verify = (offset: number, length: number): Promise<number> =>
+      new Promise((resolve) =>
+        backend.verify!(Object.assign(new TestBlockIo({ offset, length }), { complete: resolve })),
+      );
+    expect(await verify(0, 20 * 512)).to.equal(0);
+    // PRCHK: guard and reference tag
+    expect(sent).to.deep.equal([
+      [0, 0x1400_0007, 0],
+      [8, 0x1400_0007, 8],
+      [16, 0x1400_0003, 16],
+    ]);
+    expect(await verify(20 * 512, 12 * 512), 'the status of the piece that failed').to.equal(0x281);
+    expect(ssd.faults).to.deep.equal([]);
+    await backend.close();
+    expect(make({ blockSize: 512, blockCount: 64 }, { verifies: false }).backend.verify).to.equal(undefined);
   });
 
   it('a piece that fails fails the operation, once, and nothing more is sent', async () => {
