@@ -11,6 +11,7 @@ const FILES = [
   'gather-writer',
   'memory-backend',
   'command-path',
+  'tracking',
   'multipath',
 ] as const;
 const FLAGS = ['--expose-gc', '--max-semi-space-size=64', '--no-warnings'];
