@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util';
 import { HostController, parseNvmeUri } from '../src/initiator.ts';
 import { ChangeBitmap } from '../src/migration/change-bitmap.ts';
 import { LiveMigration } from '../src/migration.ts';
+import { cpuTimeOf } from './lib/machine.ts';
 import { ProductTarget } from './lib/product.ts';
 import { median, short, spread, table } from './lib/stats.ts';
 
@@ -91,8 +92,14 @@ const connect = (uri: string, hostnqn: string | undefined, ioQueues: number): Pr
   return HostController.connect({ ...rest, subnqn: subnqn!, hostnqn, ioQueues, queueSize: DEPTH + 1 });
 };
 
-/** Writes at full depth for some time. @returns IOPS */
-async function load(host: HostController, sequential: boolean): Promise<number> {
+interface Load {
+  readonly iops: number;
+  /** CPU time of the target, user and kernel, a write. */
+  readonly cpuUs: number;
+}
+
+/** Writes at full depth for some time. */
+async function load(host: HostController, pid: number, sequential: boolean): Promise<Load> {
   const namespace = await host.namespace(1);
   const blocks = MEMORY_BYTES / BLOCK_BYTES;
   const step = BLOCK_BYTES / namespace.blockSize;
@@ -104,6 +111,7 @@ async function load(host: HostController, sequential: boolean): Promise<number> 
     seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) | 0;
     return (seed >>> 0) % blocks;
   };
+  const before = cpuTimeOf(pid);
   const start = performance.now();
   const end = start + SECONDS * 1000;
   let count = 0;
@@ -125,7 +133,9 @@ async function load(host: HostController, sequential: boolean): Promise<number> 
     };
     for (let i = 0; i < DEPTH; i++) submit();
   });
-  return count / ((performance.now() - start) / 1000);
+  const iops = count / ((performance.now() - start) / 1000);
+  const after = cpuTimeOf(pid);
+  return { iops, cpuUs: ((after.user + after.system - before.user - before.system) * 1e6) / count };
 }
 
 type Mode = 'off' | 'bitmap' | 'off, in order' | 'queue, in order';
@@ -137,9 +147,9 @@ async function writes(): Promise<void> {
   const manager = await connect(target.uri, HOST, 0);
   const lm = new LiveMigration(manager);
   const cdqid = await lm.createQueue(host.cntlid, 32_768);
-  const iops = new Map<Mode, number[]>(MODES.map((mode) => [mode, []]));
+  const loads = new Map<Mode, Load[]>(MODES.map((mode) => [mode, []]));
   let entries = 0;
-  await load(host, false);
+  await load(host, target.pid, false);
   for (let round = 0; round < ROUNDS; round++) {
     for (const mode of MODES) {
       if (mode === 'bitmap') await lm.trackChanges(1, true);
@@ -153,22 +163,25 @@ async function writes(): Promise<void> {
           await lm.consumeQueue(cdqid, header.tail);
         }
       })();
-      iops.get(mode)!.push(await load(host, mode.endsWith('in order')));
+      loads.get(mode)!.push(await load(host, target.pid, mode.endsWith('in order')));
       draining = false;
       await drained;
       if (mode === 'bitmap') await lm.trackChanges(1, false);
       if (mode === 'queue, in order') await lm.trackUserData(cdqid, false);
     }
   }
-  const ratio = (on: Mode, off: Mode): number[] => iops.get(on)!.map((value, i) => value / iops.get(off)![i]!);
-  const rows = MODES.map((mode, i) => [
-    mode,
-    spread(iops.get(mode)!),
-    i % 2 === 0 ? '' : `${median(ratio(mode, MODES[i - 1]!)).toFixed(3)}`,
-  ]);
-  console.log(
-    table(['4 KiB write, depth 128', 'IOPS', 'on / off (median of pairs)'], ['left', 'right', 'right'], rows),
-  );
+  const ratio = (value: keyof Load, on: Mode, off: Mode): string =>
+    median(loads.get(on)!.map((one, i) => one[value] / loads.get(off)![i]![value])).toFixed(3);
+  const rows = MODES.map((mode, i) => {
+    const off = i % 2 === 0 ? undefined : MODES[i - 1]!;
+    const cells = (value: keyof Load): string[] => [
+      spread(loads.get(mode)!.map((one) => one[value])),
+      off === undefined ? '' : ratio(value, mode, off),
+    ];
+    return [mode, ...cells('iops'), ...cells('cpuUs')];
+  });
+  const head = ['4 KiB write, depth 128', 'IOPS', 'on / off', 'target CPU us', 'on / off'];
+  console.log(table(head, ['left', 'right', 'right', 'right', 'right'], rows));
   console.log(`${entries} entries were drained`);
   await host.close();
   await manager.close();

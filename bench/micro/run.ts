@@ -12,6 +12,7 @@ const FILES = [
   'memory-backend',
   'command-path',
   'pcie-path',
+  'tracking',
   'multipath',
 ] as const;
 const FLAGS = ['--expose-gc', '--max-semi-space-size=64', '--no-warnings'];
