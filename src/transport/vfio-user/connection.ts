@@ -124,6 +124,11 @@ export class VfioUserConnection {
     return this.#migration;
   }
 
+  /** The function has worked. */
+  worked(): void {
+    this.#irqs.worked();
+  }
+
   close(reason: string): void {
     this.#reason = reason;
     this.#socket.close();

@@ -25,6 +25,8 @@ export class IrqLines implements InterruptSink {
   readonly #pending: Uint8Array;
   /** The pin was signalled, or is masked: the client unmasks it. */
   #pinMasked = false;
+  /** It was unmasked, and nobody has looked since whether it is asserted. */
+  #pinDue = false;
 
   constructor(pciFunction: PciFunction, hasPin: boolean) {
     this.#function = pciFunction;
@@ -129,7 +131,17 @@ export class IrqLines implements InterruptSink {
   #mask({ flags, count }: IrqRequest, data: Uint8Array, masked: boolean): void {
     if (count === 0 || ((flags & IrqSetFlag.DataBool) !== 0 && data[0] === 0)) return;
     this.#pinMasked = masked;
-    if (!masked) this.pin(this.#function.pinAsserted);
+    this.#pinDue = !masked;
+  }
+
+  /**
+   * The function has worked: if the pin was unmasked before, and is asserted still, it is signalled now. Not earlier: the guest may ring its doorbells
+   * in memory, and QEMU takes the next register access for the end of the interrupt; the function first has to ask for that access.
+   */
+  worked(): void {
+    if (!this.#pinDue) return;
+    this.#pinDue = false;
+    this.pin(this.#function.pinAsserted);
   }
 
   #disable(index: number): void {

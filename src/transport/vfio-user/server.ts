@@ -150,6 +150,7 @@ export class VfioUserServer {
   readonly #runOnce = (): void => {
     this.#workDue = false;
     if (this.#function.run()) this.#work();
+    this.#connection?.worked();
   };
 
   /** Disconnects the client and listens no more; the path is free. Idempotent. The function stays. */
