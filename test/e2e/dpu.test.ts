@@ -21,7 +21,7 @@ describe('nvmeferry dpu', function () {
   afterEach(async () => {
     await dpu?.end('SIGKILL');
     dpu = undefined;
-    fs.rmSync(folder, { recursive: true, force: true });
+    if (folder !== undefined) fs.rmSync(folder, { recursive: true, force: true });
   });
 
   it('is an NVMe function at its socket, one for each, and on no network port', async () => {
