@@ -273,6 +273,27 @@ describe('conformance: PCIe registers', () => {
     expect(messages).to.deep.equal([1]);
   });
 
+  it('resume: one interrupt for every queue with entries that were not consumed, and none for others', async () => {
+    vm = new TestVm({ guest: { runsItself: false } });
+    const { guest } = vm;
+    await drive(vm, guest.start(2));
+    const messages: number[] = [];
+    vm.function.setInterruptSink({ message: (vector) => messages.push(vector), pin: () => {} });
+    guest.put(guest.queues[1]!, { opcode: IoOpcode.Flush, nsid: 1 }, () => {});
+    guest.ring(guest.queues[1]!);
+    guest.run();
+    expect(messages.splice(0)).to.deep.equal([1]);
+    vm.function.stop(() => {});
+    guest.run();
+    expect(messages).to.deep.equal([]);
+    vm.function.resume();
+    expect(messages.splice(0)).to.deep.equal([1]);
+    guest.reap(guest.queues[1]!);
+    vm.function.stop(() => {});
+    vm.function.resume();
+    expect(messages).to.deep.equal([]);
+  });
+
   it('the pin is a level: asserted until the entries are consumed, INTMS masks it', async () => {
     vm = new TestVm({ guest: { runsItself: false } });
     const { guest } = vm;
