@@ -4,7 +4,7 @@
  * commands of a function: a command that is answered later is resolved again then, from what stands in its lists now.
  */
 import { DNR, Status } from '../../spec/status.ts';
-import type { GuestMemory } from './guest-memory.ts';
+import { ADDRESS_MAX, type GuestMemory, PAGE_BYTES_MIN } from './guest-memory.ts';
 
 /** The part of a Request that says where its data is. */
 export interface PointerOwner {
@@ -26,7 +26,6 @@ const PRP1 = 24;
 const PRP2 = 32;
 const SGL_LENGTH = 32;
 const SGL_TYPE = 39;
-const ADDRESS_MAX = 2 ** 53;
 /** SGL descriptor types, with subtype 0 (address). */
 const SglType = { DataBlock: 0x00, BitBucket: 0x10, Segment: 0x20, LastSegment: 0x30 } as const;
 /** What a command reads of a bit bucket goes nowhere. */
@@ -35,7 +34,7 @@ export const NOWHERE = -1;
 export class DataPointer {
   readonly #memory: GuestMemory;
   /** CC.MPS in bytes. */
-  pageBytes = 4096;
+  pageBytes: number = PAGE_BYTES_MIN;
   /** `NOWHERE`, or an address. */
   readonly addresses: Float64Array = new Float64Array(PIECES_MAX);
   readonly lengths: Uint32Array = new Uint32Array(PIECES_MAX);

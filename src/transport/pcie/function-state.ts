@@ -1,4 +1,6 @@
 /** The part of a saved controller that is its PCIe function's: registers, admin queue, interrupts, config space. docs/live-migration.md has the layout. */
+import { Cc, Csts } from '../../spec/property.ts';
+import { PAGE_BYTES_MIN } from './guest-memory.ts';
 
 export const FUNCTION_STATE_HEADER_BYTES = 80;
 
@@ -84,4 +86,25 @@ export function decodeFunctionState(bytes: Uint8Array): FunctionState | string {
     table: bytes.slice(configEnd, tableEnd),
     pending: bytes.slice(tableEnd, end),
   };
+}
+
+/** What it says of the admin queue of an enabled controller. @returns what is wrong */
+export function checkAdminQueue(state: FunctionState, pageBytesMax: number): string | undefined {
+  if ((state.cc & Cc.EN) === 0) return undefined;
+  const sqEntries = (state.aqa & 0xfff) + 1;
+  const cqEntries = ((state.aqa >>> 16) & 0xfff) + 1;
+  const behind =
+    state.adminSqHead >= sqEntries ||
+    state.adminSqTail >= sqEntries ||
+    state.adminCqHead >= cqEntries ||
+    state.adminCqTail >= cqEntries;
+  if (behind) return 'has an admin pointer behind its queue';
+  if ((state.csts & Csts.RDY) === 0) return undefined;
+  const pageBytes = PAGE_BYTES_MIN << ((state.cc >>> Cc.mpsShift) & Cc.mpsMask);
+  if (pageBytes > pageBytesMax) return `has pages of ${pageBytes} bytes`;
+  const page = BigInt(pageBytes);
+  if (sqEntries < 2 || cqEntries < 2 || state.asq % page !== 0n || state.acq % page !== 0n) {
+    return 'has an admin queue that cannot be';
+  }
+  return undefined;
 }

@@ -5,6 +5,11 @@
  */
 import { type DmaWriter, type GuestRegion, type PciDirtyRange, PciError } from './pci-function.ts';
 
+/** Addresses beyond it are no memory of a guest's: numbers stay exact up to here. */
+export const ADDRESS_MAX: number = 2 ** 53;
+/** CC.MPS 0. */
+export const PAGE_BYTES_MIN = 4096;
+
 const EINVAL = 22;
 const EEXIST = 17;
 const ENOENT = 2;

@@ -12,8 +12,8 @@ import type { Clock } from '../../util/clock.ts';
 import type { NvmeControllerState } from '../../wire/cold/controller-state.ts';
 import { CONFIG_BYTES, ConfigSpace } from './config-space.ts';
 import { DirtyLog } from './dirty-log.ts';
-import { decodeFunctionState, encodeFunctionState, type FunctionState } from './function-state.ts';
-import { GuestMemory } from './guest-memory.ts';
+import { checkAdminQueue, decodeFunctionState, encodeFunctionState, type FunctionState } from './function-state.ts';
+import { ADDRESS_MAX, GuestMemory, PAGE_BYTES_MIN } from './guest-memory.ts';
 import { Interrupts, MSIX_ENTRY_BYTES } from './interrupts.ts';
 import type {
   CompletionQueueRequest,
@@ -30,10 +30,10 @@ import {
   type PciFunction,
 } from './pci-function.ts';
 import { QueueSet, type QueueSetOwner } from './queue-set.ts';
+import { checkQueues, loadQueues, saveQueues } from './queue-state.ts';
 
 /** MPSMAX: pages up to 64 KiB. */
 const PAGE_EXPONENT_MAX = 4;
-const PAGE_BYTES_MIN = 4096;
 const MSI_SHIFT = 5;
 const REGISTER_BYTES = 0x1000;
 const BAR_PAGE = 0x1000;
@@ -43,7 +43,6 @@ const ERROR_EVENT = 0;
 const ENTRY_BYTES = { sq: 64, cq: 16 } as const;
 /** Everything of a function that is gone reads as ones. */
 const GONE = 0xff;
-const ADDRESS_MAX = 2 ** 53;
 
 /** Registers that fabrics do not have. */
 const Register = { INTMS: 0x0c, INTMC: 0x10, AQA: 0x24, ASQ: 0x28, ACQ: 0x30 } as const;
@@ -510,72 +509,20 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   // ---- MemoryTransport: live migration --------------------------------------------------------------------------------------------
 
   saveQueues(): NvmeControllerState {
-    this.#queues.readShadow();
-    return {
-      submissionQueues: this.#queues.submissionQueues
-        .filter(({ qid }) => qid > 0)
-        .map((queue) => ({
-          prp1: BigInt(queue.address),
-          qsize: queue.entries - 1,
-          qid: queue.qid,
-          cqid: queue.completionQueue.qid,
-          attributes: 1 | (queue.priority << 1),
-          head: queue.head,
-          tail: queue.tail,
-        })),
-      completionQueues: this.#queues.completionQueues
-        .filter(({ qid }) => qid > 0)
-        .map((queue) => ({
-          prp1: BigInt(queue.address),
-          qsize: queue.entries - 1,
-          qid: queue.qid,
-          head: queue.head,
-          tail: queue.tail,
-          attributes: 1 | (queue.hasInterrupt ? 2 : 0) | (queue.slot0Phase << 2),
-          vector: queue.vector,
-        })),
-    };
+    return saveQueues(this.#queues);
   }
 
   checkQueues(
-    { submissionQueues, completionQueues }: NvmeControllerState,
+    state: NvmeControllerState,
     ioQueuesMax: number,
     queueEntriesMax: number,
     pageBytes: number,
   ): string | undefined {
-    const cqids = new Set(completionQueues.map(({ qid }) => qid));
-    for (const queue of [...submissionQueues, ...completionQueues]) {
-      const { qid, qsize, head, tail, prp1, attributes } = queue;
-      if (qid > ioQueuesMax) return `has a queue ${qid}, granted are ${ioQueuesMax}`;
-      if (qsize < 1 || qsize >= queueEntriesMax) return `has a queue ${qid} of ${qsize + 1} entries`;
-      if (head > qsize || tail > qsize) return `has a queue ${qid} with a pointer behind its end`;
-      if ((attributes & 1) === 0) return `has a queue ${qid} that is not contiguous`;
-      if (prp1 % BigInt(pageBytes) !== 0n || prp1 >= BigInt(ADDRESS_MAX - 65536 * 64)) {
-        return `has a queue ${qid} at 0x${prp1.toString(16)}`;
-      }
-    }
-    for (const { qid, cqid } of submissionQueues) {
-      if (!cqids.has(cqid)) return `has a submission queue ${qid} without its completion queue ${cqid}`;
-    }
-    for (const { qid, vector } of completionQueues) {
-      if (vector >= this.vectorCount) return `has a completion queue ${qid} with vector ${vector}`;
-    }
-    return undefined;
+    return checkQueues(state, { ioQueuesMax, queueEntriesMax, pageBytes, vectorCount: this.vectorCount });
   }
 
-  loadQueues({ submissionQueues, completionQueues }: NvmeControllerState): void {
-    for (const { qid, qsize, prp1, vector, attributes, head, tail } of completionQueues) {
-      const hasInterrupt = (attributes & 2) !== 0;
-      const options = { qid, entries: qsize + 1, address: Number(prp1), vector, hasInterrupt };
-      this.#queues.addCompletionQueue(options).restore(head, tail, (attributes >>> 2) & 1);
-    }
-    for (const { qid, qsize, prp1, cqid, attributes, head, tail } of submissionQueues) {
-      const priority = (attributes >>> 1) & 3;
-      this.createSubmissionQueue({ qid, entries: qsize + 1, address: Number(prp1), cqid, priority });
-      const queue = this.#queues.submissionQueue(qid)!;
-      queue.head = head;
-      queue.tail = tail;
-    }
+  loadQueues(state: NvmeControllerState): void {
+    loadQueues(this.#queues, state, (request) => this.createSubmissionQueue(request));
   }
 
   get parkedEvents(): readonly Request[] {
@@ -634,21 +581,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     if (state.ioQueuesMax < 1 || state.ioQueuesMax > this.#options.ioQueuesMax) {
       return `grants ${state.ioQueuesMax} I/O queues, this function has ${this.#options.ioQueuesMax}`;
     }
-    if ((state.cc & Cc.EN) === 0) return undefined;
-    const sqEntries = (state.aqa & 0xfff) + 1;
-    const cqEntries = ((state.aqa >>> 16) & 0xfff) + 1;
-    const outside = (pointer: number, entries: number): boolean => pointer >= entries;
-    if (outside(state.adminSqHead, sqEntries) || outside(state.adminSqTail, sqEntries))
-      return 'has an admin pointer behind its queue';
-    if (outside(state.adminCqHead, cqEntries) || outside(state.adminCqTail, cqEntries))
-      return 'has an admin pointer behind its queue';
-    if ((state.csts & Csts.RDY) === 0) return undefined;
-    const pageBytes = PAGE_BYTES_MIN << ((state.cc >>> Cc.mpsShift) & Cc.mpsMask);
-    const page = BigInt(pageBytes);
-    if (pageBytes > PAGE_BYTES_MIN << PAGE_EXPONENT_MAX) return `has pages of ${pageBytes} bytes`;
-    if (sqEntries < 2 || cqEntries < 2 || state.asq % page !== 0n || state.acq % page !== 0n)
-      return 'has an admin queue that cannot be';
-    return undefined;
+    return checkAdminQueue(state, PAGE_BYTES_MIN << PAGE_EXPONENT_MAX);
   }
 
   #applyFunction(state: FunctionState): void {
