@@ -97,6 +97,10 @@ export interface BlockBackend {
   writeZeroes(io: BlockIo, mayDeallocate: boolean): void;
   /** Completes as a read of the range would, without its data; absent: reading is how to find out. */
   verify?(io: BlockIo): void;
+  /**
+   * Compares the range with `segments`, which are valid as in a write: Compare Failure if they differ; absent: reading is how to find out.
+   */
+  compare?(io: BlockIo): void;
   /** Advisory; blocks it does not deallocate keep their content. */
   deallocate(io: BlockIo): void;
   /** Adds blocks at the end, which read as zeroes; `blockCount` is the new one when it resolves. */

@@ -31,6 +31,9 @@ export interface NvmeGeometry {
   readonly writeZeroes: boolean;
   /** Blocks of one Write Zeroes. */
   readonly writeZeroesBlocksMax: number;
+  readonly compares: boolean;
+  /** Blocks by which the device knows what is allocated (RALBAS, TLBAAG); 0 if it does not tell. */
+  readonly allocationBlocks: number;
   readonly verifies: boolean;
   /** Blocks of one Verify. */
   readonly verifyBlocksMax: number;
@@ -76,7 +79,8 @@ export function nvmeGeometry(path: string, data: IdentifyData, queueBytesMax: nu
     throw new ConfigError(`${path}: has blocks of ${blockSize} bytes; format it with 512 or 4096`);
   if (ns.nsze * BigInt(blockSize) > BigInt(Number.MAX_SAFE_INTEGER))
     throw new ConfigError(`${path}: is larger than ${Number.MAX_SAFE_INTEGER} bytes, which is more than can be served`);
-  const elbaf = data.nvmNamespace === undefined ? 0 : (nvmNamespaceCodec.decode(data.nvmNamespace).elbaf[index] ?? 0);
+  const nvm = data.nvmNamespace === undefined ? undefined : nvmNamespaceCodec.decode(data.nvmNamespace);
+  const elbaf = nvm?.elbaf[index] ?? 0;
   const protection = protectionOf(path, ns, format.ms, elbaf);
   const transferBytesMax = transferMax(ctrl.mdts, queueBytesMax, blockSize);
   const limits = data.nvmController === undefined ? undefined : nvmControllerCodec.decode(data.nvmController);
@@ -96,6 +100,9 @@ export function nvmeGeometry(path: string, data: IdentifyData, queueBytesMax: nu
     readsZeroAfterDeallocate: (ns.dlfeat & 7) === 1 && (ctrl.oncs & 4) !== 0,
     writeZeroes: (ctrl.oncs & 8) !== 0,
     writeZeroesBlocksMax: blocksOf(limits?.wzsl),
+    // with metadata it would compare that as well, which hosts do not have
+    compares: (ctrl.oncs & 1) !== 0 && protection.metadata === Metadata.None,
+    allocationBlocks: (limits?.aocs ?? 0) & 1 ? Math.max(1, nvm?.tlbaag ?? 0) : 0,
     verifies: (ctrl.oncs & 0x80) !== 0,
     verifyBlocksMax: blocksOf(limits?.vsl),
     deacSupported: (ns.dlfeat & 8) !== 0,

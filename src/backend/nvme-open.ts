@@ -7,6 +7,7 @@ import { ConfigError, NvmeStatusError } from '../util/error.ts';
 import { decodeNamespaceDescriptors } from '../wire/cold/lists.ts';
 import { deviceUsers } from './device-users.ts';
 import { NvmeBackend } from './nvme.ts';
+import { allocatedOfDevice } from './nvme-allocation.ts';
 import { NvmeDevice, nvmeNodeKind } from './nvme-device.ts';
 import { type NvmeGeometry, nvmeGeometry } from './nvme-geometry.ts';
 import { NvmeHealth } from './nvme-health.ts';
@@ -115,6 +116,7 @@ async function serve(
     readOnly: options.readOnly === true,
     ioctl,
     identify,
+    allocated: (from, end, runsMax) => allocatedOfDevice(device, nsid, geometry.blockSize, from, end, runsMax),
     onGone: () => watch?.(),
     release: async () => {
       stop();

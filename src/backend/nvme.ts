@@ -32,6 +32,8 @@ export interface NvmeBackendOptions {
   readonly identify: () => Promise<NvmeGeometry>;
   readonly health?: Pick<NvmeHealth, 'last' | 'watch'> | undefined;
   readonly passthrough?: DevicePassthrough | undefined;
+  /** Asks the device which blocks are allocated. */
+  readonly allocated?: BlockBackend['readAllocated'];
   /** Closes everything, after the last command. */
   readonly release: () => Promise<void>;
 }
@@ -55,7 +57,14 @@ const ZEROES = new Uint8Array(new ArrayBuffer(ZERO_BYTES));
 /** Status code type 3: the path, not the device. The kernel answers so when it takes a device away. */
 const SCT_PATH = 3;
 
-const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4, Verify: 5 } as const;
+const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4, Verify: 5, Compare: 6 } as const;
+
+/** Opcode of kinds that move data. */
+const TRANSFERS: Readonly<Record<number, number>> = {
+  [Kind.Read]: IoOpcode.Read,
+  [Kind.Write]: IoOpcode.Write,
+  [Kind.Compare]: IoOpcode.Compare,
+};
 
 /** One operation: a BlockIo and what is left of it. */
 class NvmeOp {
@@ -100,6 +109,11 @@ export class NvmeBackend implements BlockBackend {
   readonly readsZeroAfterDeallocate: boolean;
   readonly readOnly: boolean;
   readonly atomicBytes?: number;
+  readonly allocationUnitBytes: number;
+  /** By the device's own Get LBA Status, if it tells what is allocated. */
+  readonly readAllocated?: BlockBackend['readAllocated'];
+  /** By the device's own Compare, if it has one that fits. */
+  readonly compare?: (io: BlockIo) => void;
   /** By the device's own Verify, if it has one. */
   readonly verify?: (io: BlockIo) => void;
   readonly #options: NvmeBackendOptions;
@@ -129,6 +143,10 @@ export class NvmeBackend implements BlockBackend {
     this.readsZeroAfterDeallocate = geometry.readsZeroAfterDeallocate;
     this.readOnly = options.readOnly || geometry.writeProtected;
     if (geometry.atomicBytes !== undefined) this.atomicBytes = geometry.atomicBytes;
+    if (geometry.compares) this.compare = (io) => this.#compare(io);
+    this.allocationUnitBytes = geometry.allocationBlocks * geometry.blockSize;
+    const { allocated } = options;
+    if (geometry.allocationBlocks > 0 && allocated !== undefined) this.readAllocated = allocated;
     if (geometry.verifies) this.verify = (io) => this.#verify(io);
     this.#pieceDone = (piece, error, result) => this.#completed(piece, error, result);
   }
@@ -167,6 +185,15 @@ export class NvmeBackend implements BlockBackend {
     if (op === undefined) return;
     // PRACT is not for Verify
     op.flags = this.#protectionFlags(true) & ~CDW12_PRACT;
+    this.#start(op);
+  }
+
+  #compare(io: BlockIo): void {
+    const op = this.#take(io, Kind.Compare);
+    if (op === undefined) return;
+    io.retain();
+    if (io.segmentCount === 1) op.data = io.segments[0]!;
+    else this.#gather(op);
     this.#start(op);
   }
 
@@ -297,7 +324,7 @@ export class NvmeBackend implements BlockBackend {
         let bytes = Math.min(op.left, geometry.transferBytesMax);
         if (geometry.boundaryBytes > 0)
           bytes = Math.min(bytes, geometry.boundaryBytes - (op.position % geometry.boundaryBytes));
-        this.#transfer(op, op.kind === Kind.Read ? IoOpcode.Read : IoOpcode.Write, bytes);
+        this.#transfer(op, TRANSFERS[op.kind]!, bytes);
       }
     }
   }

@@ -55,6 +55,7 @@ export const Operation = {
   WriteUncorrectable: 5,
   /** Reads, but only whether that can be done. */
   Verify: 6,
+  Compare: 7,
 } as const;
 
 /** One operation on the namespace: a Request, or a step of a command that takes several. */
@@ -204,6 +205,12 @@ export class Namespace {
     else this.#enter(io, Operation.Verify);
   }
 
+  /** By the backend's own means; only where it has `compare`. */
+  compare(io: NamespaceIo): void {
+    if (this.#guards === 0) this.backend.compare!(io);
+    else this.#enter(io, Operation.Compare);
+  }
+
   writeUncorrectable(io: NamespaceIo): void {
     this.#change(io, Operation.WriteUncorrectable);
   }
@@ -298,6 +305,9 @@ export class Namespace {
         return;
       case Operation.Verify:
         this.backend.verify!(io);
+        return;
+      case Operation.Compare:
+        this.backend.compare!(io);
         return;
       case Operation.Deallocate:
         this.backend.deallocate(io);
@@ -437,7 +447,8 @@ export class Namespace {
   }
 }
 
-const isChange = (operation: number): boolean => operation !== Operation.Read && operation !== Operation.Verify;
+const isChange = (operation: number): boolean =>
+  operation !== Operation.Read && operation !== Operation.Verify && operation !== Operation.Compare;
 
 function formatSizes(backend: BlockBackend): readonly number[] {
   if (backend.setBlockSize === undefined || backend.isVolatile !== true) return [backend.blockSize];

@@ -56,6 +56,7 @@ export class FakeSsd {
       case IoOpcode.Write:
       case IoOpcode.WriteZeroes:
       case IoOpcode.Verify:
+      case IoOpcode.Compare:
         return this.#blocks(operation);
       default:
         this.#fault(`opcode ${operation.opcode}`);
@@ -97,7 +98,10 @@ export class FakeSsd {
     let at = from;
     for (const view of views) {
       const piece = Math.min(view.length, from + bytes - at);
-      if (opcode === IoOpcode.Read) view.set(this.bytes.subarray(at, at + piece));
+      if (opcode === IoOpcode.Compare) {
+        if (Buffer.compare(view.subarray(0, piece), this.bytes.subarray(at, at + piece)) !== 0)
+          return { result: 0x285 };
+      } else if (opcode === IoOpcode.Read) view.set(this.bytes.subarray(at, at + piece));
       else this.bytes.set(view.subarray(0, piece), at);
       at += piece;
     }

@@ -39,8 +39,11 @@ export const compare: CommandHandler = {
   },
   execute(request): void {
     request.retain();
-    request.namespace!.countRead(request.lengthBytes);
-    RangeScan.start(request, false, against(request), (status) => request.finish(status));
+    const namespace = request.namespace!;
+    namespace.countRead(request.lengthBytes);
+    if (namespace.backend.compare === undefined)
+      RangeScan.start(request, false, against(request), (status) => request.finish(status));
+    else namespace.compare(request);
   },
 };
 

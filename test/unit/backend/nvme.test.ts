@@ -35,6 +35,8 @@ function make(options: FakeSsdOptions, changes: Partial<NvmeGeometry> = {}, read
     readsZeroAfterDeallocate: true,
     writeZeroes: true,
     writeZeroesBlocksMax: options.writeZeroesBlocksMax ?? 0x1_0000,
+    compares: options.metadataBytes === undefined,
+    allocationBlocks: 0,
     verifies: true,
     verifyBlocksMax: options.verifyBlocksMax ?? 0x1_0000,
     deacSupported: true,
@@ -183,6 +185,25 @@ describe('NvmeBackend', () => {
     expect(ssd.faults).to.deep.equal([]);
     await backend.close();
     expect(make({ blockSize: 512, blockCount: 64 }, { verifies: false }).backend.verify).to.equal(undefined);
+  });
+
+  it('compares by the device, in pieces as long as it takes; not where blocks have metadata', async () => {
+    const { backend, ssd } = make({ blockSize: 512, blockCount: 4096, transferBytesMax: 4096 });
+    const bytes = pattern(40 * 512, 3);
+    ssd.bytes.set(bytes, 7 * 512);
+    const compare = (data: Uint8Array[]): Promise<number> =>
+      new Promise((resolve) =>
+        backend.compare!(Object.assign(new TestBlockIo({ offset: 7 * 512, data }), { complete: resolve })),
+      );
+    expect(await compare([bytes])).to.equal(0);
+    expect(ssd.opcodes).to.deep.equal(new Array(5).fill(IoOpcode.Compare));
+    expect(await compare([bytes.subarray(0, 100), bytes.subarray(100)]), 'in segments').to.equal(0);
+    const other = bytes.slice();
+    other[39 * 512] = other[39 * 512]! ^ 1;
+    expect(await compare([other])).to.equal(0x285);
+    expect(ssd.faults).to.deep.equal([]);
+    await backend.close();
+    expect(make({ blockSize: 512, blockCount: 64, metadataBytes: 8 }).backend.compare).to.equal(undefined);
   });
 
   it('a piece that fails fails the operation, once, and nothing more is sent', async () => {
