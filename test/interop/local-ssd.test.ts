@@ -177,6 +177,12 @@ describe('Local SSDs behind our target, in a guest', function () {
         const data = Buffer.alloc(512 << 10, letter);
         await namespace.write(2048, data);
         expect(Buffer.compare(await namespace.read(2048, data.length / namespace.blockSize), data)).to.equal(0);
+        // by the device itself where blocks have no metadata
+        await namespace.compare(2048, data);
+        const other = Buffer.from(data);
+        other[other.length - 1] = 0;
+        const differs = namespace.compare(2048, other).catch((error: NvmeStatusError) => error.status & 0x7ff);
+        expect(await differs).to.equal(0x285);
         const onDevice = `blockdev --flushbufs ${block(name)}; dd if=${block(name)} bs=512 skip=2048 count=1024 status=none`;
         expect(await vm.run(`{ ${onDevice}; } | tr -d '${letter}' | wc -c; { ${onDevice}; } | wc -c`)).to.equal(
           '0\n524288\n',
