@@ -286,12 +286,16 @@ export class MemoryBackend implements BlockBackend {
     arena.bytes.fill(0, inGroup, firstPage << PAGE_SHIFT);
     arena.bytes.fill(0, endPage << PAGE_SHIFT, end);
     this.#markDeallocated(group, firstPage, endPage);
-    if (group.pageCount === 0) this.#groups[at] = undefined;
+    if (group.pageCount === 0) {
+      this.#groups[at] = undefined;
+      arena.abandoned = true;
+    }
     // of memory that the system cannot take back piece by piece, nothing is gained; it reads zero at least
     arena.discard(firstPage << PAGE_SHIFT, (endPage - firstPage) << PAGE_SHIFT);
   }
 
   async close(): Promise<void> {
+    for (const group of this.#groups) if (group !== undefined) group.arena.abandoned = true;
     this.#groups.fill(undefined);
     this.#allocatedPages = 0;
   }

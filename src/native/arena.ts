@@ -11,6 +11,10 @@ export class MemoryArena implements Arena {
   readonly bytes: Uint8Array;
   readonly id: number;
   readonly #binding: NativeBinding | undefined;
+  /** Nobody needs it any more: huge pages that it waits for are not made. */
+  abandoned = false;
+  /** Huge pages that wait, or are being made. */
+  readonly #wanted = new Set<number>();
 
   /** @param lengthBytes 1 to 4 GiB - 1 */
   constructor(lengthBytes: number, binding: NativeBinding | undefined = nativeBinding()) {
@@ -36,9 +40,15 @@ export class MemoryArena implements Arena {
    * after the other, beside this thread.
    */
   collapse(offsetBytes: number): void {
-    if (this.id === 0) return;
+    if (this.id === 0 || this.#wanted.has(offsetBytes)) return;
+    this.#wanted.add(offsetBytes);
     waiting.push({ arena: this, offsetBytes });
     if (waiting.length === 1) collapseNext();
+  }
+
+  /** For `collapsed` only. */
+  endCollapse(offsetBytes: number): void {
+    this.#wanted.delete(offsetBytes);
   }
 
   /** For `collapseNext` only. */
@@ -52,12 +62,14 @@ export class MemoryArena implements Arena {
 const waiting: { readonly arena: MemoryArena; readonly offsetBytes: number }[] = [];
 
 function collapseNext(): void {
+  while (waiting[0]?.arena.abandoned) waiting.shift();
   const first = waiting[0];
-  if (first !== undefined && !first.arena.startCollapse(first.offsetBytes, collapsed)) waiting.length = 0;
+  if (first !== undefined && !first.arena.startCollapse(first.offsetBytes, collapsed)) collapsed();
 }
 
 /** Whether it worked shows nowhere but in speed. */
 function collapsed(): void {
-  waiting.shift();
+  const { arena, offsetBytes } = waiting.shift()!;
+  arena.endCollapse(offsetBytes);
   collapseNext();
 }
