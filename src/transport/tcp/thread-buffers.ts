@@ -26,6 +26,8 @@ export class Batch {
   readonly view: DataView;
   /** Views of the slab, where pieces are no places. */
   readonly #views: ViewCache | undefined;
+  /** Views of the slab for what a socket did not take at once. */
+  #restViews: ViewCache | undefined;
   /** Per piece: arena, offset, length; arena 0 is the whole view of `buffers`. */
   readonly table: Uint32Array = new Uint32Array(GATHER_MAX * 3);
   /** Per piece its view, or what keeps its arena in memory. */
@@ -157,11 +159,18 @@ export class Batch {
         skip -= length;
         continue;
       }
-      const piece = this.buffers[i]!;
-      const stays = arena === 0 || arena === this.#slab.id;
-      rest.push(stays ? piece.subarray(start + skip, start + length) : piece.slice(start + skip, start + length));
+      rest.push(this.#left(i, arena, start, length, skip));
       skip = 0;
     }
+  }
+
+  /** A piece without the `skip` bytes that are gone. Nothing is made for what stays, once the slab has its views. */
+  #left(piece: number, arena: number, start: number, length: number, skip: number): Uint8Array {
+    const bytes = this.buffers[piece]!;
+    if (arena === 0) return skip === 0 ? bytes : bytes.subarray(skip);
+    if (arena !== this.#slab.id) return bytes.slice(start + skip, start + length);
+    this.#restViews ??= this.#views ?? new ViewCache(this.bytes);
+    return this.#restViews.view(start + skip, length - skip);
   }
 
   clear(): void {
