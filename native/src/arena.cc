@@ -100,9 +100,11 @@ class Collapse : public Napi::AsyncWorker {
 
  protected:
   void Execute() override {
-    // kernels before 6.1 do not know the second: they find it by the first, some time
-    if (madvise(at_, length_, MADV_HUGEPAGE) != 0) result_ = -errno;
-    else if (madvise(at_, length_, MADV_COLLAPSE) != 0) result_ = -errno;
+    if (madvise(at_, length_, MADV_COLLAPSE) == 0) return;
+    result_ = -errno;
+    // kernels before 6.1 do not know that: they find the page by this flag, some time. Nobody else gets it, because it splits a mapping in parts, of
+    // which a process may have only so many
+    if (result_ == -EINVAL) result_ = madvise(at_, length_, MADV_HUGEPAGE) == 0 ? 0 : -errno;
   }
   std::vector<napi_value> GetResult(Napi::Env env) override { return {Napi::Number::New(env, result_)}; }
 

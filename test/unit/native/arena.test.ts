@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { HUGE_PAGE_BYTES, MemoryArena } from '../../../src/native/arena.ts';
 import type { NativeBinding } from '../../../src/native/binding.ts';
-import { nativeBinding } from '../../../src/native/load.ts';
+import { needNative } from '../../support/native.ts';
 
 /** Makes huge pages when told. */
 class Collapses {
@@ -65,10 +65,9 @@ describe('MemoryArena', () => {
   });
 
   it('keeps its bytes when they move, and reads zero where it was discarded', async function () {
-    if (nativeBinding() === undefined) this.skip();
+    const native = needNative(this);
     const arena = new MemoryArena(2 * HUGE_PAGE_BYTES);
     arena.bytes.fill(7);
-    const native = nativeBinding()!;
     const result = await new Promise<number>((resolve) =>
       native.arenaCollapse(arena.bytes.buffer as ArrayBuffer, arena.id, 0, HUGE_PAGE_BYTES, resolve),
     );

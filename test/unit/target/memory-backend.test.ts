@@ -1,8 +1,8 @@
 /** What MemoryBackend costs. What every backend must do is in the compliance suite. */
 import { expect } from 'chai';
 import { MemoryBackend } from '../../../src/backend/memory.ts';
-import { nativeBinding } from '../../../src/native/load.ts';
 import { TestBlockIo } from '../../support/backend-compliance.ts';
+import { needNative } from '../../support/native.ts';
 import { pattern } from '../../support/raw-host.ts';
 
 const GIB = 2 ** 30;
@@ -93,7 +93,7 @@ describe('MemoryBackend: memory of the system', () => {
   const rss = (): number => process.memoryUsage.rss();
 
   it('takes back what is deallocated, page by page, and not before', function () {
-    if (nativeBinding() === undefined) this.skip();
+    needNative(this);
     const backend = new MemoryBackend({ blockSize: 4096, blockCount: MEASURED / 4096 });
     const data = [pattern(MIB, 3)];
     const before = rss();

@@ -2,9 +2,9 @@ import type { Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect } from 'chai';
 import { MemoryArena } from '../../../src/native/arena.ts';
-import { nativeBinding } from '../../../src/native/load.ts';
 import { GatherWriter } from '../../../src/transport/tcp/gather-writer.ts';
 import { Batch, GATHER_MAX } from '../../../src/transport/tcp/thread-buffers.ts';
+import { needNative } from '../../support/native.ts';
 import { pattern } from '../../support/raw-host.ts';
 import { type SocketPair, socketPair } from './socket-pair.ts';
 
@@ -125,7 +125,7 @@ describe('GatherWriter', () => {
   for (const useAddon of [true, false]) {
     describe(`batches, ${useAddon ? 'by the addon' : 'by node:net alone'}`, () => {
       before(function () {
-        if (useAddon && nativeBinding() === undefined) this.skip();
+        if (useAddon) needNative(this);
       });
       const newBatch = (): Batch =>
         useAddon ? new Batch() : new Batch({ bytes: new Uint8Array(new ArrayBuffer(65_536)), id: 0 });
@@ -201,9 +201,8 @@ describe('GatherWriter', () => {
     });
   }
 
-  it('a place outside of its arena is refused, and nothing is sent', async () => {
-    const native = nativeBinding();
-    if (native === undefined) return;
+  it('a place outside of its arena is refused, and nothing is sent', async function () {
+    const native = needNative(this);
     const arena = new MemoryArena(4096);
     for (const [id, offset, length] of [
       [arena.id, 4096, 1],
