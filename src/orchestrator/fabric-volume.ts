@@ -50,9 +50,14 @@ export class FabricSource implements SourceVolume {
     }
   }
 
+  /** @throws NvmeofError NVMEOF_ERR_TRACKING_LOST: an association that was lost took the tracking with it, and the next one says "nothing changed" */
   async changes(): Promise<ChangeSnapshot> {
     const { nsid } = this.#namespace;
     const { header, runs } = await this.#migration.changedBlocks(nsid);
+    if ((header.flags & ChangedBlocksFlag.Tracking) === 0) {
+      const what = `Changes of namespace ${nsid} are not followed any more: the connection was lost`;
+      throw new NvmeofError('NVMEOF_ERR_TRACKING_LOST', `${what}; copy it anew`);
+    }
     const complete = (header.flags & ChangedBlocksFlag.More) === 0;
     return { runs, complete, acknowledge: () => this.#migration.acknowledgeChanges(nsid, header) };
   }

@@ -29,6 +29,7 @@ export interface SourceVolume {
   stopTracking(): Promise<void>;
   /** Runs with allocated blocks, ascending; all others read zero. */
   allocated(signal: AbortSignal | undefined): AsyncIterable<BlockRun>;
+  /** @throws NvmeofError NVMEOF_ERR_TRACKING_LOST if they are not followed (any more): what was copied says nothing then */
   changes(): Promise<ChangeSnapshot>;
   /** @param buffer whole blocks; not used after this settles */
   readInto(slba: number, buffer: Uint8Array): Promise<void>;

@@ -41,11 +41,34 @@ describe('moving a namespace between two targets over NVMe/TCP', () => {
       hostnqn,
       ioQueues: 1,
       katoMs: 0,
+      reconnectDelayMs: 1,
     });
     controllers.push(controller);
     return controller;
   }
   const namespaceOf = (controller: HostController): Promise<HostNamespace> => controller.namespace(1);
+
+  it('an association that was lost has lost the changes: that is no answer "nothing changed"', async () => {
+    const manager = await connect(source, MANAGER_NQN);
+    const from = new FabricSource(await namespaceOf(manager), new LiveMigration(manager));
+    await from.startTracking();
+    const writer = await namespaceOf(await connect(source, WRITER_NQN));
+    await writer.write(8, new Uint8Array(BLOCK_SIZE).fill(1));
+    expect((await from.changes()).runs).to.deep.equal([{ slba: 8, blockCount: 1 }]);
+
+    const again = new Promise<void>((resolve) => {
+      manager.on('state', (state) => {
+        if (state === 'live') resolve();
+      });
+    });
+    source.subsystem.controller(manager.cntlid)!.close('cut off by the test');
+    await again;
+    const failure = await from.changes().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    expect(failure).to.include({ code: 'NVMEOF_ERR_TRACKING_LOST' });
+  });
 
   it('everything acknowledged is at the destination once the writer is suspended and the rest is copied', async () => {
     const random = new Random(randomSeed());
