@@ -11,10 +11,11 @@ import {
   CdqType,
   CHANGED_BLOCKS_FEATURE,
   ChangedBlocksAction,
-  MIGRATION_EXTENSION_UUID,
+  FenceAction,
   MigrationLogPage,
   MigrationReceiveSelect,
   MigrationSendSelect,
+  MoveFeature,
   SequenceIndicator,
   SuspendType,
   TrackSendSelect,
@@ -48,6 +49,7 @@ import {
 import { UDMQ_ENTRY_BYTES, UDMQ_ENTRY_DWORDS } from '../wire/udmq-entry.ts';
 import type { HostController } from './controller.ts';
 import { readLbaStatus } from './lba-status.ts';
+import { type FenceStatus, MigrationExtension } from './migration-extension.ts';
 
 /** Which parts of a state are meant: 1-based indexes into Identify CNS 20h; 0 leaves a part out. @public */
 export interface StateSelection {
@@ -70,11 +72,9 @@ export interface ChangedBlocks {
   readonly runs: readonly BlockRun[];
 }
 
-const UUID_BYTES = 16;
 const LBA_STATUS_ALLOCATED = 0x02;
 /** CMPC. */
 const LBA_STATUS_MORE = 1;
-const UUID_ENTRY_BYTES = 32;
 /** Bytes of one command where the controller names no limit. */
 const TRANSFER_BYTES_DEFAULT = 128 << 10;
 
@@ -97,10 +97,11 @@ export interface StatePart extends StateSelection {
 /** The commands of one management controller. The connection stays the caller's. @public */
 export class LiveMigration<H extends MigrationHost = HostController> {
   readonly controller: H;
-  #uuidIndex: number | undefined;
+  readonly #extension: MigrationExtension;
 
   constructor(controller: H) {
     this.controller = controller;
+    this.#extension = new MigrationExtension(controller);
   }
 
   /** Identify CNS 20h. @throws NvmeStatusError Invalid Field from a controller that manages no migration */
@@ -122,7 +123,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
    * @returns its CDQID
    */
   async createQueue(cntlid: number, slots: number): Promise<number> {
-    await this.#extension();
+    await this.#extension.uuidIndex();
     const { result } = await this.controller.executeAdmin('Create Controller Data Queue', {
       opcode: AdminOpcode.ControllerDataQueue,
       cdw10: CdqSelect.Create | (CdqType.ResidentUserDataMigration << 16),
@@ -151,7 +152,12 @@ export class LiveMigration<H extends MigrationHost = HostController> {
 
   /** Entries of a queue that the controller keeps; reading consumes nothing. @param entriesMax of one answer */
   async readQueue(cdqid: number, entriesMax: number): Promise<ResidentQueueLog> {
-    const page = { lid: MigrationLogPage.ResidentQueue, lsi: cdqid, nsid: 0, uuidIndex: await this.#extension() };
+    const page = {
+      lid: MigrationLogPage.ResidentQueue,
+      lsi: cdqid,
+      nsid: 0,
+      uuidIndex: await this.#extension.uuidIndex(),
+    };
     const bytesPerCommand = this.#chunkBytes;
     const atOnce = Math.floor((bytesPerCommand - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES);
     const bytes = MIGRATION_LOG_HEADER_BYTES + Math.min(entriesMax, atOnce) * UDMQ_ENTRY_BYTES;
@@ -199,7 +205,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
 
   /** What was changed since the last snapshot that was acknowledged; the same again until then. */
   async changedBlocks(nsid: number): Promise<ChangedBlocks> {
-    const uuidIndex = await this.#extension();
+    const uuidIndex = await this.#extension.uuidIndex();
     const lid = MigrationLogPage.ChangedBlocks;
     const first = await this.controller.getLogPage({ lid, bytes: MIGRATION_LOG_HEADER_BYTES, nsid, uuidIndex });
     const header = changedBlocksHeaderCodec.decode(first);
@@ -232,7 +238,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
       cdw11: action,
       cdw12: Number(epoch & 0xffff_ffffn),
       cdw13: Number(epoch >> 32n),
-      cdw14: await this.#extension(),
+      cdw14: await this.#extension.uuidIndex(),
     });
   }
 
@@ -396,25 +402,34 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     return Math.min(TRANSFER_BYTES_DEFAULT, this.controller.maxTransferBytes ?? TRANSFER_BYTES_DEFAULT);
   }
 
-  // ---- vendor extension ----------------------------------------------------------------------------------------------------------
+  // ---- a move across fabrics (vendor specific) -----------------------------------------------------------------------------------
 
-  /** The UUID index of the vendor commands. @throws NvmeofError NVMEOF_ERR_UNSUPPORTED if the controller does not have them */
-  async #extension(): Promise<number> {
-    if (this.#uuidIndex !== undefined) return this.#uuidIndex;
-    const { data } = await this.controller.executeAdmin('Identify CNS 17h', {
-      opcode: AdminOpcode.Identify,
-      cdw10: Cns.UuidList,
-      readBytes: 4096,
-    });
-    for (let i = 1; i < data.length / UUID_ENTRY_BYTES; i++) {
-      const uuid = data.subarray(i * UUID_ENTRY_BYTES + UUID_BYTES, (i + 1) * UUID_ENTRY_BYTES);
-      if (!uuid.every((byte, n) => byte === MIGRATION_EXTENSION_UUID[n])) continue;
-      this.#uuidIndex = i;
-      return i;
-    }
-    throw new NvmeofError(
-      'NVMEOF_ERR_UNSUPPORTED',
-      'The controller does not list the vendor extension for live migration over NVMe/TCP (Identify CNS 17h)',
-    );
+  /** Who may use the namespace. */
+  async fence(nsid: number): Promise<FenceStatus> {
+    return this.#extension.fence(MoveFeature.Fence, nsid);
+  }
+
+  /**
+   * Opens a namespace to its hosts, or closes it: then nothing of theirs is in flight when it returns. Idempotent.
+   * @param epoch of whoever decides; the target refuses one that is lower than what the namespace has seen
+   * @throws NvmeStatusError Command Sequence Error for such a one
+   */
+  async setFence(nsid: number, isOpen: boolean, epoch: bigint): Promise<void> {
+    const cdw11 = isOpen ? FenceAction.Open : FenceAction.Close;
+    await this.#extension.set(MoveFeature.Fence, { nsid, cdw11, number: epoch });
+  }
+
+  /**
+   * Replaces all reservations of a namespace, while it is closed.
+   * @param status extended Reservation Status, as Reservation Report gives it; undefined: nobody has registered
+   */
+  async setReservations(nsid: number, status: Uint8Array | undefined, epoch: bigint): Promise<void> {
+    const fields = { nsid, cdw11: status?.length ?? 0, number: epoch, data: status };
+    await this.#extension.set(MoveFeature.Reservations, fields);
+  }
+
+  /** Controller Level Reset of a controller that is suspended: a state that was loaded is dropped, and it runs, disabled. */
+  async resetController(cntlid: number): Promise<void> {
+    await this.#extension.set(MoveFeature.Reset, { cdw11: cntlid });
   }
 }

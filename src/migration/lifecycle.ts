@@ -34,6 +34,10 @@ export const LifecycleInput = {
   Reset: 9,
   /** Controller Level Reset (or loss) of the management controller that suspended it. */
   ManagerReset: 10,
+  /** Resume of one that is held: a namespace of its is closed to its host, which would see errors. */
+  ResumeHeld: 11,
+  /** `ManagerReset` of one that is held. */
+  ManagerResetHeld: 12,
 } as const;
 
 /** What an input does: the state after it, and the status of the command (0: success). */
@@ -52,12 +56,12 @@ const INVALID_CONTROLLER = SpecificStatus.InvalidControllerIdentifier;
 type Row = readonly (readonly [next: number, status: number] | null)[];
 // biome-ignore format: a table
 const TABLE: readonly Row[] = [
-  //            Notify            Suspend           Resume                    GetState          SetFirst                       SetNext                        Commit            Reject                         TrackSend                  Reset         ManagerReset
-  /* Running */ [[Running, 0],    [Suspended, 0],   [Running, NOT_SUSPENDED], [Running, 0],     [Running, INVALID_CONTROLLER], [Running, INVALID_CONTROLLER], null,             null,                          [Running, 0],              [Running, 0], [Running, 0]],
-  /* Suspended*/[[Suspended, 0],  [Suspended, 0],   [Running, 0],             [Suspended, 0],   [Loading, 0],                  [Suspended, SEQUENCE],         null,             null,                          [Suspended, IS_SUSPENDED], [Running, 0], [Running, 0]],
-  /* Loading */ [[Loading, 0],    [Loading, 0],     [Loading, SEQUENCE],      [Loading, 0],     [Loading, 0],                  [Loading, 0],                  [Committed, 0],   [Loading, Status.InvalidField], [Loading, IS_SUSPENDED],   [Running, 0], [Halted, 0]],
-  /* Committed*/[[Committed, 0],  [Committed, 0],   [Running, 0],             [Committed, 0],   [Loading, 0],                  [Committed, SEQUENCE],         null,             null,                          [Committed, IS_SUSPENDED], [Running, 0], [Running, 0]],
-  /* Halted */  [[Halted, 0],     [Suspended, 0],   [Halted, SEQUENCE],       [Halted, 0],      [Halted, INVALID_CONTROLLER],  [Halted, SEQUENCE],            null,             null,                          [Halted, IS_SUSPENDED],    [Running, 0], [Halted, 0]],
+  //            Notify            Suspend           Resume                    GetState          SetFirst                       SetNext                        Commit            Reject                         TrackSend                  Reset         ManagerReset   ResumeHeld                ManagerResetHeld
+  /* Running */ [[Running, 0],    [Suspended, 0],   [Running, NOT_SUSPENDED], [Running, 0],     [Running, INVALID_CONTROLLER], [Running, INVALID_CONTROLLER], null,             null,                          [Running, 0],              [Running, 0], [Running, 0],  [Running, NOT_SUSPENDED], [Running, 0]],
+  /* Suspended*/[[Suspended, 0],  [Suspended, 0],   [Running, 0],             [Suspended, 0],   [Loading, 0],                  [Suspended, SEQUENCE],         null,             null,                          [Suspended, IS_SUSPENDED], [Running, 0], [Running, 0],  [Suspended, SEQUENCE],    [Suspended, 0]],
+  /* Loading */ [[Loading, 0],    [Loading, 0],     [Loading, SEQUENCE],      [Loading, 0],     [Loading, 0],                  [Loading, 0],                  [Committed, 0],   [Loading, Status.InvalidField], [Loading, IS_SUSPENDED],   [Running, 0], [Halted, 0],  [Loading, SEQUENCE],      [Halted, 0]],
+  /* Committed*/[[Committed, 0],  [Committed, 0],   [Running, 0],             [Committed, 0],   [Loading, 0],                  [Committed, SEQUENCE],         null,             null,                          [Committed, IS_SUSPENDED], [Running, 0], [Running, 0],  [Committed, SEQUENCE],    [Committed, 0]],
+  /* Halted */  [[Halted, 0],     [Suspended, 0],   [Halted, SEQUENCE],       [Halted, 0],      [Halted, INVALID_CONTROLLER],  [Halted, SEQUENCE],            null,             null,                          [Halted, IS_SUSPENDED],    [Running, 0], [Halted, 0],   [Halted, SEQUENCE],       [Halted, 0]],
 ];
 
 /** @returns what happens, or undefined if the input cannot occur in that state (a bug of the caller) */

@@ -44,7 +44,16 @@ export const CHANGED_BLOCKS_FEATURE = 0xc9;
 /** CDW11 of Set Features C9h. */
 export const ChangedBlocksAction = { Stop: 0, Start: 1, Acknowledge: 2, GiveBack: 3 } as const;
 
-/** UUID of the vendor commands, in the UUID list (Identify CNS 17h): QT C0h, log pages C8h and C9h, feature C9h. RFC 9562 order. */
+/** Features of a move across fabrics, vendor specific. docs/live-migration-over-tcp.md */
+export const MoveFeature = { Fence: 0xca, Reservations: 0xcb, Peer: 0xcc, WriteLimit: 0xcd, Reset: 0xce } as const;
+/** Data of Get Features CAh. */
+export const FENCE_DATA_BYTES = 64;
+/** CDW11 of Set Features CAh. */
+export const FenceAction = { Open: 0, Close: 1 } as const;
+/** CDW11 of Set Features CCh. */
+export const PeerAction = { Remove: 0, Add: 1 } as const;
+
+/** UUID of the vendor commands, in the UUID list (Identify CNS 17h): QT C0h, log pages C8h and C9h, features C9h to CEh. RFC 9562 order. */
 export const MIGRATION_EXTENSION_UUID: Uint8Array = Uint8Array.of(
   ...[0x5d, 0x3c, 0x0e, 0x61, 0x8f, 0x27, 0x4b, 0x9a, 0x8c, 0x52, 0x1f, 0x70, 0xa4, 0xe9, 0x36, 0xbd],
 );

@@ -37,8 +37,13 @@ const writeProtection: AccessRule = {
   status: () => Status.NamespaceWriteProtected | DNR,
 };
 
+/** Who moves a namespace reads it whoever has reserved it; and writes it while its hosts cannot, by whose reservations it is not meant. */
 const reservation: AccessRule = {
-  forbids: (controller, namespace) => namespace.reservations.forbids(controller.host),
+  forbids(controller, namespace): number {
+    const forbidden = namespace.reservations.forbids(controller.host);
+    if (forbidden === 0 || controller.subsystem.migration?.manages(controller) !== true) return forbidden;
+    return namespace.fence.isClosed ? 0 : forbidden & ~Access.Read;
+  },
   status: () => Status.ReservationConflict | DNR,
 };
 

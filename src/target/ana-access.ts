@@ -1,7 +1,9 @@
 /** What the ANA state of a namespace's group, on the port of a controller, allows. Base 2.1 section 8.1.1.5 and following. */
 import { PathStatus } from '../spec/status.ts';
 import { AnaState } from '../wire/cold/log-ana.ts';
+import { ANA_GROUP_CLOSED } from './ana-group.ts';
 import type { Controller } from './controller.ts';
+import { isClosedTo } from './fence.ts';
 import type { Namespace } from './namespace.ts';
 
 /** DNR stays clear: on another controller the same command may work. */
@@ -11,8 +13,14 @@ const STATUS: Readonly<Record<number, number>> = {
   [AnaState.Change]: PathStatus.AnaTransition,
 };
 
+/** The group in which the controller's host sees the namespace. */
+export function anaGroupOf(controller: Controller, namespace: Namespace): number {
+  return isClosedTo(controller, namespace) ? ANA_GROUP_CLOSED : namespace.anagrpid;
+}
+
 /** One of `AnaState`. */
 export function anaStateOf(controller: Controller, namespace: Namespace): number {
+  if (isClosedTo(controller, namespace)) return AnaState.Inaccessible;
   return controller.subsystem.ana.state(namespace.anagrpid, controller.portId);
 }
 

@@ -6,8 +6,10 @@ import type { Clock, Timer } from '../util/clock.ts';
 import { ConfigError, NvmeofError } from '../util/error.ts';
 import { AnaState } from '../wire/cold/log-ana.ts';
 
-/** ANAGRPMAX and NANAGRPID: ids are 1 to this. As many as the Linux target has. */
+/** Groups that a namespace can be put into have ids 1 to this. As many as the Linux target has. */
 export const ANA_GROUPS_MAX = 128;
+/** ANAGRPMAX and NANAGRPID: the group, always inaccessible, in which hosts see a namespace that is closed to them (target/fence.ts). */
+export const ANA_GROUP_CLOSED = 129;
 /** ANACAP: every state is reported; a namespace may be moved to another group (bit 6 clear). */
 export const ANACAP = 0x1f;
 /** The group of a namespace that names none. */

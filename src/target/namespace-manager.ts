@@ -9,6 +9,7 @@ import type { BlockBackend } from '../backend/block-backend.ts';
 import type { VolumePool } from '../backend/volume-pool.ts';
 import { DNR, SpecificStatus, Status } from '../spec/status.ts';
 import type { Controller } from './controller.ts';
+import { forgetFence } from './fence.ts';
 import type { Namespace } from './namespace.ts';
 import { formatsWith } from './namespace.ts';
 import { NamespaceRecords, type VolumeRecord } from './namespace-records.ts';
@@ -236,6 +237,7 @@ export class NamespaceManager {
       await backend?.close();
       await namespace.forgetUncorrectable();
       await namespace.reservations.forget();
+      await forgetFence(this.#subsystem, namespace);
       this.#records.volumes.delete(nsid);
       const remembered = this.#records.attachments.delete(nsid);
       if (record !== undefined || remembered) await this.#records.save();

@@ -9,6 +9,7 @@ import { MediaStatus, Status } from '../spec/status.ts';
 import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
 import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
+import { Fence } from './fence.ts';
 import { ChangedBlocks } from './migration/changed-blocks.ts';
 import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
@@ -42,6 +43,8 @@ export interface NamespaceOptions {
    * past the process; else its own.
    */
   readonly formatBlockSizes?: readonly number[] | undefined;
+  /** Only managers of live migration may use it until one opens it, unless the state store knows better. Default false. */
+  readonly closed?: boolean | undefined;
 }
 
 /** What is done to a range of blocks. */
@@ -103,6 +106,8 @@ export class Namespace {
   /** Changes through `Subsystem.setAnaGroup`. */
   anagrpid: number;
   readonly reservations: Reservations;
+  /** Who may use it at all. */
+  fence: Fence = new Fence();
   readonly attachments: Attachments;
   readonly shared: boolean;
   readonly isVolume: boolean;

@@ -4,6 +4,7 @@
  */
 import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
 import type { Clock } from '../util/clock.ts';
+import type { Controller } from './controller.ts';
 import { Namespace } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
 import { Phase } from './request.ts';
@@ -48,10 +49,12 @@ class FencedBackend implements BlockBackend {
   async close(): Promise<void> {}
 }
 
+type Whose = (controller: Controller) => boolean;
+
 /** Every queue pair that may have commands of the subsystem, those of hosts that are gone included. */
-function* queuePairs(subsystem: Subsystem): Iterable<QueuePair> {
-  for (const controller of subsystem.controllers) yield* controller.ioQueuePairs;
-  yield* subsystem.lingering();
+function* queuePairs(subsystem: Subsystem, whose: Whose): Iterable<QueuePair> {
+  for (const controller of subsystem.controllers) if (whose(controller)) yield* controller.ioQueuePairs;
+  for (const pair of subsystem.lingering()) if (pair.controller !== undefined && whose(pair.controller)) yield pair;
 }
 
 /** Turns away what the gate let through and what still waits, for its data or a buffer. @param status how it ends, when its data is there */
@@ -70,8 +73,8 @@ export function fenceWaiting(pairs: Iterable<QueuePair>, namespace: Namespace, s
   }
 }
 
-function isBusy(subsystem: Subsystem, namespace: Namespace): boolean {
-  for (const { requests } of queuePairs(subsystem)) {
+function isBusy(subsystem: Subsystem, namespace: Namespace, whose: Whose): boolean {
+  for (const { requests } of queuePairs(subsystem, whose)) {
     for (const request of requests) if (request.inUse && request.namespace === namespace) return true;
   }
   return false;
@@ -80,13 +83,16 @@ function isBusy(subsystem: Subsystem, namespace: Namespace): boolean {
 /**
  * Resolves when the backend has nothing of the namespace in flight. New commands must be refused by the gate already.
  * @param status what commands get that were let in before and have not reached the backend
+ * @param whose commands it is about; default: everybody's
  */
 export async function becomeQuiet(
   subsystem: Subsystem,
   namespace: Namespace,
   status: number,
   clock: Clock,
+  whose: Whose = () => true,
 ): Promise<void> {
-  fenceWaiting(queuePairs(subsystem), namespace, status);
-  while (isBusy(subsystem, namespace)) await new Promise<void>((resolve) => void clock.setTimer(resolve, POLL_MS));
+  fenceWaiting(queuePairs(subsystem, whose), namespace, status);
+  while (isBusy(subsystem, namespace, whose))
+    await new Promise<void>((resolve) => void clock.setTimer(resolve, POLL_MS));
 }

@@ -1,5 +1,6 @@
 /** Reservations of one namespace as plain JSON: what is kept through power loss, and what moves with a namespace to another target. */
 import { NvmeofError } from '../util/error.ts';
+import type { ReservationStatus } from '../wire/cold/reservation.ts';
 import { type HostKey, isHeldByAll, REGISTRANTS_MAX, type ReservationState } from './reservation-state.ts';
 
 /** Raised whenever the meaning of a field changes. */
@@ -73,6 +74,44 @@ export function reservationState(image: unknown, where: string): ReservationStat
     persistent: persistThroughPowerLoss,
   };
 }
+
+/**
+ * What an extended Reservation Status says, which names each controller of a registrant; as little checked as any image.
+ * @param status undefined: nobody has registered
+ * @throws NvmeofError NVMEOF_ERR_RESERVATION_IMAGE if it was cut short
+ */
+export function imageOfStatus(status: ReservationStatus | undefined): ReservationImage {
+  const { gen, rtype, ptpls, regctl, registrants }: ReservationStatus = status ?? NO_STATUS;
+  if (registrants.length !== regctl) {
+    throw new NvmeofError(
+      'NVMEOF_ERR_RESERVATION_IMAGE',
+      `Reservation Status tells of ${registrants.length} registered controllers, there are ${regctl}`,
+    );
+  }
+  const keys = new Map<string, string>();
+  let holder: string | null = null;
+  for (const { hostid, rkey, rcsts } of registrants) {
+    const host = Buffer.from(hostid).toString('hex');
+    const key = `0x${rkey.toString(16)}`;
+    if ((keys.get(host) ?? key) !== key) {
+      throw new NvmeofError('NVMEOF_ERR_RESERVATION_IMAGE', `Reservation Status has two keys of host ${host}`);
+    }
+    keys.set(host, key);
+    if ((rcsts & HOLDS) !== 0 && !isHeldByAll(rtype)) holder = host;
+  }
+  return {
+    version: RESERVATION_IMAGE_VERSION,
+    generation: gen,
+    type: rtype,
+    holder,
+    persistThroughPowerLoss: (ptpls & 1) !== 0,
+    registrants: [...keys].map(([hostid, key]) => ({ hostid, key })),
+  };
+}
+
+const NO_STATUS: ReservationStatus = { gen: 0, rtype: 0, regctl: 0, ptpls: 0, registrants: [] };
+/** RCSTS bit 0. */
+const HOLDS = 0x01;
 
 function isInteger(value: unknown, max: number): value is number {
   return typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= max;

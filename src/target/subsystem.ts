@@ -5,10 +5,17 @@ import type { VolumePool } from '../backend/volume-pool.ts';
 import type { Clock } from '../util/clock.ts';
 import { ConfigError } from '../util/error.ts';
 import { AnaState } from '../wire/cold/log-ana.ts';
-import { anaStatusOf } from './ana-access.ts';
-import { ANA_TRANSITION_SECONDS_DEFAULT, type AnaGroupOptions, AnaGroups, checkAnagrpid } from './ana-group.ts';
+import { anaGroupOf, anaStatusOf } from './ana-access.ts';
+import {
+  ANA_GROUP_CLOSED,
+  ANA_TRANSITION_SECONDS_DEFAULT,
+  type AnaGroupOptions,
+  AnaGroups,
+  checkAnagrpid,
+} from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
 import { type DuplicateHostPolicy, duplicatesOf } from './duplicate-hosts.ts';
+import { type Fence, isClosedTo, savedFence } from './fence.ts';
 import { Migration, type MigrationOptions } from './migration/migration.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
 import { NamespaceManager } from './namespace-manager.ts';
@@ -291,10 +298,16 @@ export class Subsystem {
       throw new ConfigError(`Namespace ${nsid} of ${this.nqn}: NSID must be 1 to ${this.nsidMax}`);
     }
     if (this.namespaces[nsid] !== undefined) throw new ConfigError(`Namespace ${nsid} of ${this.nqn} exists already`);
+    if (options.closed === true && this.migration === undefined) {
+      throw new ConfigError(
+        `Namespace ${nsid} of ${this.nqn} is closed, and nobody manages migration: name who may open it`,
+      );
+    }
     const uuid = options.uuid === undefined ? this.#makeUuid(nsid) : uuidBytes(options.uuid);
     const reservations = reservationsOf(this, nsid, uuid, this.#clock);
     const namespace = new Namespace(options, uuid, reservations, this.#uncorrectableKeeper(options.backend, uuid));
     namespace.writeProtection = savedProtection(this.state, namespace);
+    namespace.fence = this.#fenceOf(uuid, options.closed === true);
     this.namespaces[nsid] = namespace;
     options.backend.watchHealth?.(() => this.#healthChanged());
     namespace.uncorrectable.onMarked = () => this.#blocksUnreadable(namespace);
@@ -302,6 +315,13 @@ export class Subsystem {
     this.#changed(namespace);
     this.#anaListChanged(namespace.anagrpid);
     return namespace;
+  }
+
+  /** Of configured namespaces that were taken out, by UUID: one that comes back is as closed as it was. */
+  readonly #fences = new Map<string, Fence>();
+
+  #fenceOf(uuid: Uint8Array, closed: boolean): Fence {
+    return this.#fences.get(Buffer.from(uuid).toString('hex')) ?? savedFence(this.state, this.nqn, uuid, closed);
   }
 
   #blocksUnreadable(namespace: Namespace): void {
@@ -319,6 +339,7 @@ export class Subsystem {
     const namespace = this.namespaces[nsid];
     if (namespace === undefined) return undefined;
     this.namespaces[nsid] = undefined;
+    if (!namespace.isVolume) this.#fences.set(Buffer.from(namespace.uuid).toString('hex'), namespace.fence);
     this.#changed(namespace, issuer);
     this.#anaListChanged(namespace.anagrpid);
     return namespace.backend;
@@ -344,7 +365,8 @@ export class Subsystem {
     this.#anaListChanged(anagrpid);
     for (const controller of this.#controllers.values()) {
       this.#anaFence(controller, namespace);
-      if (namespace.isAttachedTo(controller)) controller.anaChanged();
+      // one that is closed to its host stays in the group of those
+      if (namespace.isAttachedTo(controller) && !isClosedTo(controller, namespace)) controller.anaChanged();
     }
   }
 
@@ -358,6 +380,17 @@ export class Subsystem {
     if (status !== 0) fenceWaiting(controller.ioQueuePairs, namespace, status);
   }
 
+  /** The namespace was opened or closed: hosts see it in another ANA group, and are told as by `setAnaGroup`. */
+  fenceChanged(namespace: Namespace): void {
+    for (const controller of this.#controllers.values()) {
+      this.#anaFence(controller, namespace);
+      if (this.migration?.manages(controller) === true) continue;
+      controller.anaCounts.changed(namespace.anagrpid);
+      controller.anaCounts.changed(ANA_GROUP_CLOSED);
+      if (namespace.isAttachedTo(controller)) controller.anaChanged();
+    }
+  }
+
   /** The namespaces of a group are others now: its descriptor counts it, nobody is told. */
   #anaListChanged(anagrpid: number): void {
     for (const controller of this.#controllers.values()) controller.anaCounts.changed(anagrpid);
@@ -367,7 +400,9 @@ export class Subsystem {
   #anaStateChanged(anagrpid: number, portId: number, state: number): void {
     for (const controller of this.#controllers.values()) {
       if (controller.portId !== portId) continue;
-      const members = controller.activeNamespaces().filter((namespace) => namespace.anagrpid === anagrpid);
+      const members = controller
+        .activeNamespaces()
+        .filter((namespace) => anaGroupOf(controller, namespace) === anagrpid);
       if (members.length === 0) continue;
       for (const namespace of members) this.#anaFence(controller, namespace);
       controller.anaCounts.changed(anagrpid);

@@ -161,4 +161,47 @@ export class Manager {
     ]);
     return { epoch: Number(data.readBigUInt64LE(8)), tracking: (data[1]! & 1) !== 0, runs };
   }
+
+  // ---- a move across fabrics ------------------------------------------------------------------------------------------------------
+
+  /** Set Features CAh. @param uuidIndex CDW14 */
+  setFence(nsid: number, closed: boolean, epoch: bigint, uuidIndex = 1): Promise<Completion> {
+    return this.host.command({
+      opcode: 9,
+      nsid,
+      cdw10: 0xca,
+      cdw11: closed ? 1 : 0,
+      cdw12: Number(epoch & 0xffff_ffffn),
+      cdw13: Number(epoch >> 32n),
+      cdw14: uuidIndex,
+    });
+  }
+
+  /** Get Features CAh. */
+  async fence(nsid: number): Promise<{ closed: boolean; durable: boolean; epoch: bigint }> {
+    const { status, data } = await this.host.command({ opcode: 0x0a, nsid, cdw10: 0xca, cdw14: 1 }, { readBytes: 64 });
+    if (status !== 0) throw new Error(`Get Features CAh: ${status.toString(16)}`);
+    return { closed: (data[1]! & 1) !== 0, durable: (data[1]! & 2) !== 0, epoch: data.readBigUInt64LE(8) };
+  }
+
+  /** Set Features CBh. */
+  setReservations(nsid: number, status: Uint8Array, epoch: bigint, bytes = status.length): Promise<Completion> {
+    const sqe = { opcode: 9, nsid, cdw10: 0xcb, cdw11: bytes, cdw12: Number(epoch), cdw14: 1 };
+    return this.host.command(sqe, status.length === 0 ? {} : { data: status, by: 'r2t' });
+  }
+
+  /** Set Features CCh. */
+  peer(entry: Uint8Array, isThere: boolean): Promise<Completion> {
+    return this.host.command({ opcode: 9, cdw10: 0xcc, cdw11: isThere ? 1 : 0, cdw14: 1 }, { data: entry, by: 'r2t' });
+  }
+
+  /** Set Features CDh. @param kibPerSecond 0: none */
+  limit(nsid: number, kibPerSecond: number): Promise<Completion> {
+    return this.host.command({ opcode: 9, nsid, cdw10: 0xcd, cdw11: kibPerSecond, cdw14: 1 });
+  }
+
+  /** Set Features CEh. */
+  resetController(cntlid: number): Promise<Completion> {
+    return this.host.command({ opcode: 9, cdw10: 0xce, cdw11: cntlid, cdw14: 1 });
+  }
 }

@@ -13,6 +13,7 @@ import { getFeaturesAna, setFeaturesAna } from './ana-feature.ts';
 import type { CommandHandler } from './command-set.ts';
 import { IO_FEATURES } from './io-features.ts';
 import { MIGRATION_FEATURES } from './migration-features.ts';
+import { MOVE_FEATURES } from './move-features.ts';
 import { PCIE_FEATURES } from './pcie-features.ts';
 import { reservationFeatures } from './reservation-features.ts';
 
@@ -31,6 +32,10 @@ export interface FeatureEntry {
   readonly initialData?: () => Uint8Array;
   /** Absent: always. */
   readonly isServed?: (controller: Controller) => boolean;
+  /** Bytes of data that Set Features takes, if that is not `dataBytes`. */
+  readonly setBytes?: (request: Request) => number;
+  /** Get Features has nothing to give. */
+  readonly onlySet?: boolean;
   /** Set Features takes no data although Get Features gives some. */
   readonly onlyGetHasData?: boolean;
   /** Get Features gives fewer bytes, but not fewer than these, to a host whose SGL asks for fewer. */
@@ -213,6 +218,7 @@ const ENTRIES: readonly FeatureEntry[] = [
   ...IO_FEATURES,
   ...PCIE_FEATURES,
   ...MIGRATION_FEATURES,
+  ...MOVE_FEATURES,
   ...reservationFeatures,
 ];
 
@@ -264,6 +270,11 @@ export const setFeatures: CommandHandler = {
     if (status !== 0) return status;
     const refused = entry.check?.(request) ?? 0;
     if (refused !== 0) return refused;
+    if (entry.setBytes !== undefined) {
+      request.transferBytes = entry.setBytes(request);
+      if (request.transferBytes > 0) request.direction = Direction.HostToController;
+      return 0;
+    }
     if (entry.dataBytes > 0 && (entry !== hostIdentifier || isPcie(request)) && entry.onlyGetHasData !== true) {
       request.direction = Direction.HostToController;
       request.transferBytes = entry === hostIdentifier ? hostIdBytes(request) : entry.dataBytes;
@@ -291,6 +302,7 @@ export const getFeatures: CommandHandler = {
     if (entry === undefined) return request.invalidField(40);
     const select = (sqeCdw10(request.sqe, request.sqeBase) >>> 8) & 0x7;
     if (select > FeatureSelect.Capabilities) return request.invalidField(41);
+    if (entry.onlySet === true && select !== FeatureSelect.Capabilities) return request.invalidField(40);
     const ana = getFeaturesAna(request, entry.fid);
     if (ana !== 0) return ana;
     if (entry.scope !== undefined && select !== FeatureSelect.Capabilities) {

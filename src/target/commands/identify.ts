@@ -20,8 +20,8 @@ import {
 } from '../../wire/cold/lists.ts';
 import { sqeCdw10, sqeNsid } from '../../wire/sqe.ts';
 import { Access } from '../access.ts';
-import { hidesCapacity } from '../ana-access.ts';
-import { ANA_GROUPS_MAX, ANACAP } from '../ana-group.ts';
+import { anaGroupOf, hidesCapacity } from '../ana-access.ts';
+import { ANA_GROUP_CLOSED, ANACAP } from '../ana-group.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { OVER_TEMPERATURE_KELVIN } from '../device-health.ts';
@@ -207,8 +207,8 @@ function identifyController(_request: Request, controller: Controller): Uint8Arr
     oaes: IO_EVENT_BITS,
     anatt: subsystem.ana.transitionSeconds,
     anacap: ANACAP,
-    anagrpmax: ANA_GROUPS_MAX,
-    nanagrpid: ANA_GROUPS_MAX,
+    anagrpmax: ANA_GROUP_CLOSED,
+    nanagrpid: ANA_GROUP_CLOSED,
     ctratt: common.ctratt | CTRATT_RESERVATIONS_NEED_HOST_ID | (manages ? CTRATT_UUID_LIST : 0),
     ...(manages ? MANAGER_FIELDS : {}),
     ...(manages && tracksMemory(controller) ? MEMORY_FIELDS : {}),
@@ -295,7 +295,7 @@ function identifyNamespace(namespace: Namespace, controller: Controller): Uint8A
     npwa: page,
     npdg: page,
     npda: page,
-    anagrpid: namespace.anagrpid,
+    anagrpid: anaGroupOf(controller, namespace),
     nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
     nguid: namespace.nguid,
     eui64: namespace.eui64,
@@ -316,11 +316,11 @@ function commonCapabilities(): Uint8Array {
   });
 }
 
-function independentNamespace(namespace: Namespace): Uint8Array {
+function independentNamespace(namespace: Namespace, controller: Controller): Uint8Array {
   return independentNamespaceCodec.encode({
     nsfeat: NSFEAT_IDS_NEVER_REUSED | (namespace.backend.volatileWriteCache ? 0 : 0x20),
     nmic: namespace.shared ? NMIC_SHARED : 0,
-    anagrpid: namespace.anagrpid,
+    anagrpid: anaGroupOf(controller, namespace),
     nsattr: namespace.isWriteProtected ? NSATTR_WRITE_PROTECTED : 0,
     rescap: namespace.reservations.capabilities,
     nstat: NSTAT_READY,

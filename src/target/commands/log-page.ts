@@ -15,6 +15,7 @@ import { sanitizeLogCodec } from '../../wire/cold/log-sanitize.ts';
 import { smartLogCodec } from '../../wire/cold/log-smart.ts';
 import { supportedLogPagesCodec } from '../../wire/cold/log-supported.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw14, sqeNsid } from '../../wire/sqe.ts';
+import { anaGroupOf, anaStateOf } from '../ana-access.ts';
 import type { Controller } from '../controller.ts';
 import { healthFields } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
@@ -164,10 +165,13 @@ const CDW10_RGO = 0x100;
 /** One descriptor for each group with attached namespaces. */
 function asymmetricAccess(request: Request, controller: Controller): Uint8Array {
   const members = new Map<number, number[]>();
-  for (const { nsid, anagrpid } of controller.activeNamespaces()) {
-    const nsids = members.get(anagrpid);
-    if (nsids === undefined) members.set(anagrpid, [nsid]);
-    else nsids.push(nsid);
+  const states = new Map<number, number>();
+  for (const namespace of controller.activeNamespaces()) {
+    const grpid = anaGroupOf(controller, namespace);
+    const nsids = members.get(grpid);
+    if (nsids === undefined) members.set(grpid, [namespace.nsid]);
+    else nsids.push(namespace.nsid);
+    states.set(grpid, anaStateOf(controller, namespace));
   }
   const groups = [...members].sort(([a], [b]) => a - b);
   return encodeAnaLog(
@@ -176,7 +180,7 @@ function asymmetricAccess(request: Request, controller: Controller): Uint8Array 
       groups: groups.map(([grpid, nsids]) => ({
         grpid,
         chgcnt: BigInt(controller.anaCounts.group(grpid)),
-        state: controller.subsystem.ana.state(grpid, controller.portId),
+        state: states.get(grpid)!,
         nsids,
       })),
     },

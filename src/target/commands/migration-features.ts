@@ -31,7 +31,7 @@ export function uuidList(): Uint8Array {
 }
 
 /** What is vendor specific is ours only with our UUID's index. @returns 0 or a status */
-const checkExtension = (request: Request): number =>
+export const checkExtension = (request: Request): number =>
   (sqeCdw14(request.sqe, request.sqeBase) & 0x7f) === EXTENSION_INDEX ? 0 : request.invalidField(56);
 
 const queueOf = (request: Request, cdqid: number): DataQueue | undefined =>

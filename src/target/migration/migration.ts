@@ -11,6 +11,7 @@ import { CdqEvent } from '../../spec/migration.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { assert } from '../../util/assert.ts';
 import type { Controller } from '../controller.ts';
+import { isClosedTo } from '../fence.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import type { Subsystem } from '../subsystem.ts';
@@ -38,8 +39,10 @@ export interface Ward {
   readonly controller: Controller;
   /** `LifecycleState`. */
   state: number;
-  /** Who suspended it. */
+  /** Who suspended it; undefined if that one is gone, and it is suspended all the same. */
   suspender: Controller | undefined;
+  /** It is to be suspended, and not quiet yet. */
+  isSettling: boolean;
   /** Suspend commands that wait until it is quiet. */
   waiting: Request[];
   deletesQueue: boolean;
@@ -89,6 +92,7 @@ export class Migration {
         controller,
         state: LifecycleState.Running,
         suspender: undefined,
+        isSettling: false,
         waiting: [],
         deletesQueue: false,
         staging: undefined,
@@ -106,7 +110,7 @@ export class Migration {
 
   /** It is suspended, and quiet (CSUP). */
   isSuspended(ward: Ward): boolean {
-    return ward.state !== LifecycleState.Running && ward.waiting.length === 0;
+    return ward.state !== LifecycleState.Running && !ward.isSettling;
   }
 
   /** Sanitize is refused in all of the subsystem meanwhile. */
@@ -130,9 +134,11 @@ export class Migration {
     this.step(ward, LifecycleInput.Suspend);
     ward.deletesQueue ||= deletesQueue;
     ward.suspender = request.queuePair.controller!;
-    if (wasRunning || ward.waiting.length > 0) {
+    if (wasRunning || ward.isSettling) {
       ward.waiting.push(request);
-      if (wasRunning) ward.controller.suspend(() => this.#suspended(ward));
+      if (!wasRunning) return;
+      ward.isSettling = true;
+      ward.controller.suspend(() => this.#suspended(ward));
       return;
     }
     if (deletesQueue) this.#deleteQueueOf(ward);
@@ -140,6 +146,7 @@ export class Migration {
   }
 
   #suspended(ward: Ward): void {
+    ward.isSettling = false;
     this.#queueOf(ward)?.log.suspend();
     if (ward.deletesQueue) this.#deleteQueueOf(ward);
     for (const request of ward.waiting.splice(0)) request.finish(Status.Success);
@@ -153,9 +160,32 @@ export class Migration {
 
   resume(ward: Ward): number {
     if (ward.committing) return Status.CommandSequenceError | DNR;
-    const status = this.step(ward, LifecycleInput.Resume);
+    const isHeld = this.#isHeld(ward);
+    const status = this.step(ward, isHeld ? LifecycleInput.ResumeHeld : LifecycleInput.Resume);
     if (status === 0) this.#run(ward, false);
     return status;
+  }
+
+  /**
+   * It must not run: its guest would find a namespace inaccessible, and a guest has no other path. Hosts of a fabric do, and see to it themselves.
+   */
+  #isHeld({ controller }: Ward): boolean {
+    return controller.memory !== undefined && controller.activeNamespaces().some((one) => isClosedTo(controller, one));
+  }
+
+  /** A namespace is open again. What was held because of it, and has no manager any more, is in the hands of the one that opened it. */
+  opened(manager: Controller): void {
+    for (const ward of this.#wards.values()) {
+      if (ward.state !== LifecycleState.Running && ward.controller.memory !== undefined) ward.suspender ??= manager;
+    }
+  }
+
+  /** Controller Level Reset as a manager's act. @returns a status */
+  reset(ward: Ward): number {
+    if (ward.committing) return Status.CommandSequenceError | DNR;
+    if (!this.isSuspended(ward)) return SpecificStatus.ControllerNotSuspended | DNR;
+    ward.controller.levelReset();
+    return Status.Success;
   }
 
   /** It runs again. @param wasReset by a reset of its own: it has ended its suspension itself */
@@ -163,6 +193,7 @@ export class Migration {
     ward.staging = undefined;
     ward.suspender = undefined;
     ward.deletesQueue = false;
+    ward.isSettling = false;
     for (const request of ward.waiting.splice(0)) request.finish(Status.CommandAbortRequested | DNR);
     this.#queueOf(ward)?.log.resume();
     if (!wasReset) ward.controller.resume();
@@ -289,9 +320,11 @@ export class Migration {
     if (!this.manages(manager)) return;
     for (const ward of this.#wards.values()) {
       if (ward.suspender !== manager) continue;
-      this.step(ward, LifecycleInput.ManagerReset);
+      const isHeld = this.#isHeld(ward);
+      this.step(ward, isHeld ? LifecycleInput.ManagerResetHeld : LifecycleInput.ManagerReset);
       ward.staging = undefined;
       if (ward.state === LifecycleState.Running) this.#run(ward, false);
+      else this.#leave(ward);
     }
     for (const queue of [...this.#queues]) if (queue.manager === manager) this.deleteQueue(queue);
     this.memory.managerLeft(manager);
@@ -299,5 +332,11 @@ export class Migration {
       if (namespace.changes?.manager === manager) namespace.changes = undefined;
     }
     this.#trackingChanged();
+  }
+
+  /** It stays quiet, for whatever manager comes next. */
+  #leave(ward: Ward): void {
+    ward.suspender = undefined;
+    for (const request of ward.waiting.splice(0)) request.finish(Status.CommandAbortRequested | DNR);
   }
 }

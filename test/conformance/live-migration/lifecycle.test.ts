@@ -157,7 +157,8 @@ describe('conformance: live migration, every state and command', () => {
   it('every entry of the table was tried', () => {
     for (const from of STATES) {
       for (const input of Object.keys(LifecycleInput) as InputName[]) {
-        if (lifecycle(LifecycleState[from], LifecycleInput[input]) === undefined) continue;
+        // held: only behind PCIe, hold.test.ts
+        if (lifecycle(LifecycleState[from], LifecycleInput[input]) === undefined || input.endsWith('Held')) continue;
         expect(tried.has(`${from} ${input}`), `${from}, ${input}`).to.equal(true);
       }
     }

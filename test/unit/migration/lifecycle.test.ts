@@ -14,6 +14,8 @@ const EXPECTED = `
   Running   TrackSend    Running   000
   Running   Reset        Running   000
   Running   ManagerReset Running   000
+  Running   ResumeHeld   Running   13a
+  Running   ManagerResetHeld Running   000
   Suspended Notify       Suspended 000
   Suspended Suspend      Suspended 000
   Suspended Resume       Running   000
@@ -25,6 +27,8 @@ const EXPECTED = `
   Suspended TrackSend    Suspended 139
   Suspended Reset        Running   000
   Suspended ManagerReset Running   000
+  Suspended ResumeHeld   Suspended 00c
+  Suspended ManagerResetHeld Suspended 000
   Loading   Notify       Loading   000
   Loading   Suspend      Loading   000
   Loading   Resume       Loading   00c
@@ -36,6 +40,8 @@ const EXPECTED = `
   Loading   TrackSend    Loading   139
   Loading   Reset        Running   000
   Loading   ManagerReset Halted    000
+  Loading   ResumeHeld   Loading   00c
+  Loading   ManagerResetHeld Halted    000
   Committed Notify       Committed 000
   Committed Suspend      Committed 000
   Committed Resume       Running   000
@@ -47,6 +53,8 @@ const EXPECTED = `
   Committed TrackSend    Committed 139
   Committed Reset        Running   000
   Committed ManagerReset Running   000
+  Committed ResumeHeld   Committed 00c
+  Committed ManagerResetHeld Committed 000
   Halted    Notify       Halted    000
   Halted    Suspend      Suspended 000
   Halted    Resume       Halted    00c
@@ -58,6 +66,8 @@ const EXPECTED = `
   Halted    TrackSend    Halted    139
   Halted    Reset        Running   000
   Halted    ManagerReset Halted    000
+  Halted    ResumeHeld   Halted    00c
+  Halted    ManagerResetHeld Halted    000
 `;
 
 describe('Lifecycle of a Migratable Controller (Base 2.1 sections 5.1.16, 5.1.17)', () => {
