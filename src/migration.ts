@@ -7,7 +7,7 @@ export {
   type StatePart,
   type StateSelection,
 } from './initiator/live-migration.ts';
-export type { FenceStatus } from './initiator/migration-extension.ts';
+export type { FenceStatus, PeerEntry } from './initiator/migration-extension.ts';
 export { MigrationError } from './migration/migration-error.ts';
 export {
   readStateSection,

@@ -16,6 +16,7 @@ import {
   MigrationReceiveSelect,
   MigrationSendSelect,
   MoveFeature,
+  PeerAction,
   SequenceIndicator,
   SuspendType,
   TrackSendSelect,
@@ -49,7 +50,7 @@ import {
 import { UDMQ_ENTRY_BYTES, UDMQ_ENTRY_DWORDS } from '../wire/udmq-entry.ts';
 import type { HostController } from './controller.ts';
 import { readLbaStatus } from './lba-status.ts';
-import { type FenceStatus, MigrationExtension } from './migration-extension.ts';
+import { encodePeer, type FenceStatus, MigrationExtension, type PeerEntry } from './migration-extension.ts';
 
 /** Which parts of a state are meant: 1-based indexes into Identify CNS 20h; 0 leaves a part out. @public */
 export interface StateSelection {
@@ -426,6 +427,21 @@ export class LiveMigration<H extends MigrationHost = HostController> {
   async setReservations(nsid: number, status: Uint8Array | undefined, epoch: bigint): Promise<void> {
     const fields = { nsid, cdw11: status?.length ?? 0, number: epoch, data: status };
     await this.#extension.set(MoveFeature.Reservations, fields);
+  }
+
+  /**
+   * The discovery service there names another place where hosts reach the subsystem, or no longer. Idempotent.
+   * @param peer what is not said is as our targets have it
+   */
+  async announcePeer(peer: PeerEntry, isThere: boolean): Promise<void> {
+    const cdw11 = isThere ? PeerAction.Add : PeerAction.Remove;
+    await this.#extension.set(MoveFeature.Peer, { cdw11, data: encodePeer(peer) });
+  }
+
+  /** Limits what hosts write to a namespace, by letting them wait. Ends with this controller. @param bytesPerSecond undefined: no limit */
+  async limitWrites(nsid: number, bytesPerSecond: number | undefined): Promise<void> {
+    const kib = bytesPerSecond === undefined ? 0 : Math.min(0xffff_ffff, Math.max(1, Math.ceil(bytesPerSecond / 1024)));
+    await this.#extension.set(MoveFeature.WriteLimit, { nsid, cdw11: kib });
   }
 
   /** Controller Level Reset of a controller that is suspended: a state that was loaded is dropped, and it runs, disabled. */

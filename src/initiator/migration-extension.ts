@@ -1,8 +1,17 @@
 /** The vendor extension for live migration over NVMe/TCP as a management controller's host uses it. docs/live-migration-over-tcp.md */
+import { isIPv6 } from 'node:net';
 import { Cns } from '../spec/identify.ts';
 import { FENCE_DATA_BYTES, MIGRATION_EXTENSION_UUID } from '../spec/migration.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
 import { NvmeofError } from '../util/error.ts';
+import {
+  AddressFamily,
+  type DiscoveryLogEntry,
+  discoveryLogEntryCodec,
+  SubsystemType,
+  TransportType,
+  Treq,
+} from '../wire/cold/discovery-log.ts';
 import { FenceFlag, fenceCodec } from '../wire/cold/fence.ts';
 import type { MigrationHost } from './live-migration.ts';
 
@@ -17,6 +26,26 @@ export interface FenceStatus {
   readonly epoch: bigint;
   /** It outlives the target's process. */
   readonly isDurable: boolean;
+}
+
+/** Where else a subsystem is reached: an entry of the discovery log. @public */
+export type PeerEntry = Pick<DiscoveryLogEntry, 'traddr' | 'trsvcid' | 'subnqn'> & Partial<DiscoveryLogEntry>;
+
+/** CNTLID of subsystems of the dynamic controller model, and the ASQSZ of our targets. */
+const CNTLID_DYNAMIC = 0xffff;
+const ADMIN_QUEUE_ENTRIES = 128;
+
+/** @throws WireError if a value does not fit */
+export function encodePeer(peer: PeerEntry): Uint8Array {
+  return discoveryLogEntryCodec.encode({
+    trtype: TransportType.Tcp,
+    adrfam: isIPv6(peer.traddr) ? AddressFamily.Ipv6 : AddressFamily.Ipv4,
+    subtype: SubsystemType.Nvm,
+    treq: Treq.SecureChannelNotRequired | Treq.DisableSqFlowControl,
+    cntlid: CNTLID_DYNAMIC,
+    asqsz: ADMIN_QUEUE_ENTRIES,
+    ...peer,
+  });
 }
 
 /** The vendor specific features of one management controller; its UUID index is asked for once. */

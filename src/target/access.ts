@@ -5,6 +5,7 @@
 import { DNR, Status } from '../spec/status.ts';
 import { anaStatusOf } from './ana-access.ts';
 import type { Controller } from './controller.ts';
+import { isManager } from './fence.ts';
 import type { Namespace } from './namespace.ts';
 
 /** What a command needs of its namespace. The groups are those of the reservation matrix (Base 2.1, figure of command behaviour). */
@@ -41,7 +42,7 @@ const writeProtection: AccessRule = {
 const reservation: AccessRule = {
   forbids(controller, namespace): number {
     const forbidden = namespace.reservations.forbids(controller.host);
-    if (forbidden === 0 || controller.subsystem.migration?.manages(controller) !== true) return forbidden;
+    if (forbidden === 0 || !isManager(controller)) return forbidden;
     return namespace.fence.isClosed ? 0 : forbidden & ~Access.Read;
   },
   status: () => Status.ReservationConflict | DNR,

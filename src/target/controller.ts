@@ -364,6 +364,8 @@ export class Controller {
     this.timestamp.setFrozen(true);
     for (const pair of this.#pairs()) pair.suspended = true;
     for (const pair of this.#pairs()) pair.transport.suspend?.();
+    // what was fetched comes to its end, whatever limit it waits for
+    for (const { writeLimit } of this.activeNamespaces()) writeLimit?.letThrough((io) => io.controller === this);
     this.drained();
   }
 

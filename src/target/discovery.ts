@@ -113,7 +113,13 @@ export class DiscoveryLog {
         yield* portEntry(port, port.advertise, controller, SubsystemType.Nvm, subsystem.nqn, { cntlid });
       }
     }
-    // they are about no port of ours, so that a host which wants one port only needs them all the same
+    // these and the next are about no port of ours, so that a host which wants one port only needs them all the same
+    for (const subsystem of this.#subsystems()) {
+      if (!all && !subsystem.allows(controller.hostnqn)) continue;
+      for (const peer of subsystem.peers.all) {
+        yield { ...peer, trtype: TransportType.Tcp, subtype: SubsystemType.Nvm, subnqn: subsystem.nqn };
+      }
+    }
     for (const { portId, address, service, nqn = DISCOVERY_NQN } of this.referrals) {
       const eflags = Eflags.ExplicitPersistentConnections;
       yield entryOf(portId, address, service, SubsystemType.Referral, nqn, { eflags });

@@ -32,9 +32,13 @@ export class Fence {
   }
 }
 
+/** It manages live migration. */
+export const isManager = (controller: Controller): boolean =>
+  controller.subsystem.migration?.manages(controller) === true;
+
 /** The controller's host may not use the namespace: it is closed, and the controller manages no migration. */
 export function isClosedTo(controller: Controller, { fence }: Namespace): boolean {
-  return fence.isClosed && controller.subsystem.migration?.manages(controller) !== true;
+  return fence.isClosed && !isManager(controller);
 }
 
 /** By what the namespace is, not by where it stands. */

@@ -6,15 +6,18 @@
 import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
 import type { UserDataLog } from '../migration/user-data-log.ts';
 import { MediaStatus, Status } from '../spec/status.ts';
+import type { Clock } from '../util/clock.ts';
+import { Access, conflictOf } from './access.ts';
 import { ANA_GROUP_DEFAULT, checkAnagrpid } from './ana-group.ts';
 import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
-import { Fence } from './fence.ts';
+import { Fence, isManager } from './fence.ts';
 import { ChangedBlocks } from './migration/changed-blocks.ts';
 import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
 import type { Reservations } from './reservations.ts';
 import { UncorrectableBlocks, type UncorrectableKeeper } from './uncorrectable.ts';
+import { WriteLimit } from './write-limit.ts';
 
 /** @public */
 export interface NamespaceOptions {
@@ -71,6 +74,7 @@ export interface NamespaceIo extends BlockIo, GateEntry {
   readonly abandoned: boolean;
   /** Where its controller's changes are logged. */
   readonly changeLog: UserDataLog | undefined;
+  readonly controller: Controller;
 }
 
 /** Why operations do not go straight to the backend: bits of `Namespace.#guards`. */
@@ -85,6 +89,8 @@ const Guard = {
   Deallocated: 8,
   /** Somebody follows what is changed. */
   Tracked: 16,
+  /** Hosts may write so many bytes a second. */
+  Limited: 32,
 } as const;
 /** Block sizes of LBA formats 0 and 1. */
 export const LBA_FORMAT_SIZES: readonly number[] = [512, 4096];
@@ -120,6 +126,7 @@ export class Namespace {
   readonly uncorrectable: UncorrectableBlocks;
   /** Changes by any controller, while a migration follows them. */
   changes: ChangedBlocks | undefined = undefined;
+  #writeLimit: WriteLimit<NamespaceIo> | undefined = undefined;
   readonly #gate = new RangeGate();
   /** 0: operations go straight to the backend. */
   #guards: number;
@@ -327,6 +334,11 @@ export class Namespace {
 
   #enter(io: NamespaceIo, operation: number): void {
     io.operation = operation;
+    if ((this.#guards & Guard.Limited) !== 0 && operation === Operation.Write && !this.#isWithinLimit(io)) return;
+    this.#enterGate(io, operation);
+  }
+
+  #enterGate(io: NamespaceIo, operation: number): void {
     if (this.#gate.enter(io, false)) this.begin(io);
     else if (operation === Operation.Write) io.retain();
   }
@@ -393,6 +405,41 @@ export class Namespace {
     if (logs.length > 0 || this.changes !== undefined) this.#guards |= Guard.Tracked;
     else this.#guards &= ~Guard.Tracked;
   }
+
+  // ---- the write limit -------------------------------------------------------------------------------------------------------------
+
+  get writeLimit(): WriteLimit<NamespaceIo> | undefined {
+    return this.#writeLimit;
+  }
+
+  /** Bytes a second that hosts may write; undefined: as many as they like. */
+  limitWrites(bytesPerSecond: number | undefined, clock: Clock): void {
+    const before = this.#writeLimit;
+    if (bytesPerSecond !== undefined && before !== undefined) {
+      before.setRate(bytesPerSecond);
+      return;
+    }
+    this.#writeLimit =
+      bytesPerSecond === undefined ? undefined : new WriteLimit(bytesPerSecond, clock, (io) => this.#hasWaited(io));
+    if (bytesPerSecond === undefined) this.#guards &= ~Guard.Limited;
+    else this.#guards |= Guard.Limited;
+    before?.close();
+  }
+
+  #isWithinLimit(io: NamespaceIo): boolean {
+    return isManager(io.controller) || this.#writeLimit!.admit(io);
+  }
+
+  /** Much may have changed since the access gate let it in. */
+  #hasWaited(io: NamespaceIo): void {
+    if (!io.abandoned && (io.controller.access[this.nsid]! & Access.Write) === 0) {
+      io.complete(conflictOf(io.controller, this, Access.Write) ?? Status.InvalidField);
+      return;
+    }
+    this.#enterGate(io, io.operation);
+  }
+
+  // ---- who follows changes -----------------------------------------------------------------------------------------------------------
 
   /** Every block may have another content (Format NVM, Sanitize): no matter by which controller. */
   allChanged(): void {

@@ -211,6 +211,11 @@ export class QueuePair {
       request.finish(Status.CommandAbortRequested | DNR);
       return true;
     }
+    if (request.gateState === GateState.Limited) {
+      request.namespace!.writeLimit!.takeBack(request);
+      request.finish(Status.CommandAbortRequested | DNR);
+      return true;
+    }
     if (request.gateState !== GateState.Waiting || request.gateExclusive) return false;
     request.namespace!.unlock(request);
     request.finish(Status.CommandAbortRequested | DNR);
@@ -263,6 +268,9 @@ export class QueuePair {
     if (this.closed) return;
     this.closed = true;
     for (const request of this.requests) if (this.#fused.isWaiting(request)) this.release(request);
+    for (const request of this.requests) {
+      if (request.gateState === GateState.Limited) request.namespace!.writeLimit!.letThrough((io) => io === request);
+    }
     this.#settleLingering();
     this.controller?.queueClosed(this, reason);
   }

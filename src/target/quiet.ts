@@ -93,6 +93,7 @@ export async function becomeQuiet(
   whose: Whose = () => true,
 ): Promise<void> {
   fenceWaiting(queuePairs(subsystem, whose), namespace, status);
+  namespace.writeLimit?.letThrough(({ controller }) => whose(controller));
   while (isBusy(subsystem, namespace, whose))
     await new Promise<void>((resolve) => void clock.setTimer(resolve, POLL_MS));
 }

@@ -4,8 +4,8 @@
  * one waits for all that overlap it, and whoever overlaps it waits behind it, in order of arrival, so nobody starves.
  */
 
-/** Where an entry is. */
-export const GateState = { Outside: 0, Waiting: 1, Inside: 2 } as const;
+/** Where an entry is; `Limited`: before the gate, because of a `WriteLimit`. */
+export const GateState = { Outside: 0, Waiting: 1, Inside: 2, Limited: 3 } as const;
 
 /** An operation at the gate. Its fields belong to the gate. */
 export interface GateEntry {

@@ -11,6 +11,7 @@ import { assert } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import type { WorkMemory } from '../util/work-memory.ts';
 import type { Abortion } from './abortion.ts';
+import type { Controller } from './controller.ts';
 import type { Namespace, NamespaceIo } from './namespace.ts';
 import type { QueuePair } from './queue-pair.ts';
 import { type GateEntry, GateState } from './range-gate.ts';
@@ -228,6 +229,10 @@ export class Request implements NamespaceIo {
 
   get abandoned(): boolean {
     return this.queuePair.closed || this.abortion !== undefined;
+  }
+
+  get controller(): Controller {
+    return this.queuePair.controller!;
   }
 
   get changeLog(): UserDataLog | undefined {

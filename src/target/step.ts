@@ -2,6 +2,7 @@
 /** A step of a command that takes several operations (Copy, Compare, Verify): one operation at a time on a namespace, reused for the next. */
 import type { UserDataLog } from '../migration/user-data-log.ts';
 import type { Arena } from '../util/arena.ts';
+import type { Controller } from './controller.ts';
 import type { Namespace, NamespaceIo } from './namespace.ts';
 import { type GateEntry, GateState } from './range-gate.ts';
 import type { Request } from './request.ts';
@@ -34,6 +35,10 @@ export class Step implements NamespaceIo {
 
   get abandoned(): boolean {
     return this.#request.queuePair.closed;
+  }
+
+  get controller(): Controller {
+    return this.#request.controller;
   }
 
   get changeLog(): UserDataLog | undefined {

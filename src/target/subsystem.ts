@@ -14,8 +14,9 @@ import {
   checkAnagrpid,
 } from './ana-group.ts';
 import { Controller, type ControllerOptions } from './controller.ts';
+import { DiscoveryPeers } from './discovery-peers.ts';
 import { type DuplicateHostPolicy, duplicatesOf } from './duplicate-hosts.ts';
-import { type Fence, isClosedTo, savedFence } from './fence.ts';
+import { type Fence, isClosedTo, isManager, savedFence } from './fence.ts';
 import { Migration, type MigrationOptions } from './migration/migration.ts';
 import { Namespace, type NamespaceOptions } from './namespace.ts';
 import { NamespaceManager } from './namespace-manager.ts';
@@ -80,6 +81,8 @@ export interface SubsystemEvents {
   discoveryPage(controller: Controller, options: number): Uint8Array;
   /** The `DiscoveryLogOption` bits that this host may ask for. */
   discoveryOptions(controller: Controller): number;
+  /** The peers of some subsystem are others. */
+  peersChanged?(): void;
   /** Something an operator should see to. */
   warning?(subsystem: Subsystem, message: string, error?: unknown): void;
 }
@@ -124,6 +127,8 @@ export class Subsystem {
   /** Creates, deletes, attaches and remembers namespaces. */
   readonly manager: NamespaceManager;
   readonly sanitizer: Sanitizer;
+  /** Where else it is reached. */
+  readonly peers: DiscoveryPeers;
   /** Undefined: no controller manages live migration, none can be migrated. */
   readonly migration: Migration | undefined;
   /** Power-on hours count from here. */
@@ -167,6 +172,7 @@ export class Subsystem {
     this.#duplicateHosts = options.duplicateHosts ?? {};
     this.manager = new NamespaceManager(this, options.volumes);
     this.sanitizer = new Sanitizer(this);
+    this.peers = new DiscoveryPeers(state, options.nqn);
     this.migration = options.migration === undefined ? undefined : new Migration(this, options.migration);
   }
 
@@ -339,6 +345,7 @@ export class Subsystem {
     const namespace = this.namespaces[nsid];
     if (namespace === undefined) return undefined;
     this.namespaces[nsid] = undefined;
+    namespace.limitWrites(undefined, this.#clock);
     if (!namespace.isVolume) this.#fences.set(Buffer.from(namespace.uuid).toString('hex'), namespace.fence);
     this.#changed(namespace, issuer);
     this.#anaListChanged(namespace.anagrpid);
@@ -377,14 +384,16 @@ export class Subsystem {
   #anaFence(controller: Controller, namespace: Namespace): void {
     controller.accessChanged(namespace.nsid);
     const status = anaStatusOf(controller, namespace);
-    if (status !== 0) fenceWaiting(controller.ioQueuePairs, namespace, status);
+    if (status === 0) return;
+    fenceWaiting(controller.ioQueuePairs, namespace, status);
+    namespace.writeLimit?.letThrough((io) => io.controller === controller);
   }
 
   /** The namespace was opened or closed: hosts see it in another ANA group, and are told as by `setAnaGroup`. */
   fenceChanged(namespace: Namespace): void {
     for (const controller of this.#controllers.values()) {
       this.#anaFence(controller, namespace);
-      if (this.migration?.manages(controller) === true) continue;
+      if (isManager(controller)) continue;
       controller.anaCounts.changed(namespace.anagrpid);
       controller.anaCounts.changed(ANA_GROUP_CLOSED);
       if (namespace.isAttachedTo(controller)) controller.anaChanged();

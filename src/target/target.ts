@@ -99,6 +99,7 @@ export class Target {
         fatal: (controller, error) => this.#events.fatal?.(controller, error),
         stateNotSaved: (subsystem, error) => this.#events.stateNotSaved?.(subsystem, error),
         warning: (subsystem, message, error) => this.#events.warning?.(subsystem, message, error),
+        peersChanged: () => this.#discoveryChanged(),
         discoveryPage: (controller, asked) => this.#log.page(this.discovery, controller, asked),
         discoveryOptions: (controller) => this.#log.options(controller),
       },

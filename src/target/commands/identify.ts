@@ -26,6 +26,7 @@ import { AER_LIMIT } from '../async-events.ts';
 import { type Controller, KEEP_ALIVE_GRANULARITY_100MS } from '../controller.ts';
 import { OVER_TEMPERATURE_KELVIN } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import { isManager } from '../fence.ts';
 import {
   GRANULARITY_MAX,
   GRANULARITY_MIN,
@@ -42,7 +43,7 @@ import { canFormat } from './format.ts';
 import { allocationGranule } from './lba-status.ts';
 import { ABORT_LIMIT, FIRMWARE_REVISION, MDTS, TRANSFER_BYTES_MAX } from './limits.ts';
 import { tracksMemory } from './memory-tracking.ts';
-import { isManager, stateFormats } from './migration.ts';
+import { stateFormats } from './migration.ts';
 import { uuidList } from './migration-features.ts';
 
 const CSI_NVM = 0;

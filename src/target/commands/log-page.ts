@@ -19,6 +19,7 @@ import { anaGroupOf, anaStateOf } from '../ana-access.ts';
 import type { Controller } from '../controller.ts';
 import { healthFields } from '../device-health.ts';
 import { ERROR_LOG_ENTRIES } from '../error-log.ts';
+import { isManager } from '../fence.ts';
 import type { Request } from '../request.ts';
 import { passedLogPage, passesLogPage } from './admin-passthrough.ts';
 import { type CommandHandler, opcodesOf } from './command-set.ts';
@@ -26,7 +27,6 @@ import { featuresOf } from './feature.ts';
 import { ioCommandSet } from './io.ts';
 import { lbaStatusLog } from './lba-status.ts';
 import { FIRMWARE_REVISION, TRANSFER_BYTES_MAX } from './limits.ts';
-import { isManager } from './migration.ts';
 import { changedBlocksLog, residentQueueLog } from './migration-features.ts';
 
 interface LogEntry {

@@ -11,12 +11,13 @@ import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { cdqFeatureCodec } from '../../wire/cold/log-migration.ts';
 import { sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw14, sqeNsid } from '../../wire/sqe.ts';
 import type { Controller } from '../controller.ts';
+import { isManager } from '../fence.ts';
 import { untrackedPage } from '../migration/changed-blocks.ts';
 import type { DataQueue } from '../migration/migration.ts';
 import { ResidentQueue } from '../migration/resident-queue.ts';
 import type { Request } from '../request.ts';
 import type { FeatureEntry } from './feature.ts';
-import { isManager, migrationOf } from './migration.ts';
+import { migrationOf } from './migration.ts';
 
 /** Where our UUID stands in the list of Identify CNS 17h. */
 const EXTENSION_INDEX = 1;

@@ -22,6 +22,7 @@ import { WireError } from '../../wire/cold/wire-error.ts';
 import { sqeCdw10, sqeCdw11, sqeCdw12, sqeCdw13, sqeCdw15 } from '../../wire/sqe.ts';
 import { UDMQ_ENTRY_DWORDS } from '../../wire/udmq-entry.ts';
 import type { Controller } from '../controller.ts';
+import { isManager } from '../fence.ts';
 import type { Loaded } from '../migration/block-type.ts';
 import { saveController } from '../migration/controller-blocks.ts';
 import { MemoryQueue } from '../migration/memory-queue.ts';
@@ -42,9 +43,6 @@ const FORMATS: readonly Uint8Array[] = [STATE_SECTION_UUID];
 const NO_QUEUES = { submissionQueues: [], completionQueues: [] };
 const QUEUE_SLOTS_MIN = 2;
 const DELETE_QUEUE = 0x8000_0000;
-
-export const isManager = (controller: Controller): boolean =>
-  controller.subsystem.migration?.manages(controller) === true;
 
 /** Of a request that only a manager's controller gets. */
 export const migrationOf = (request: Request): Migration => request.queuePair.controller!.subsystem.migration!;

@@ -1,19 +1,27 @@
 /** Features of a Migration Management Controller that a move across fabrics needs, vendor specific. docs/live-migration-over-tcp.md */
-import { FENCE_DATA_BYTES, FenceAction, MoveFeature } from '../../spec/migration.ts';
+import { FENCE_DATA_BYTES, FenceAction, MoveFeature, PeerAction } from '../../spec/migration.ts';
 import { DNR, SpecificStatus, Status } from '../../spec/status.ts';
 import { NvmeofError } from '../../util/error.ts';
+import {
+  DISCOVERY_ENTRY_BYTES,
+  type DiscoveryLogEntry,
+  discoveryLogEntryCodec,
+} from '../../wire/cold/discovery-log.ts';
 import { FenceFlag, fenceCodec } from '../../wire/cold/fence.ts';
 import { decodeReservationStatus } from '../../wire/cold/reservation.ts';
 import { WireError } from '../../wire/cold/wire-error.ts';
 import { sqeCdw11, sqeCdw12, sqeCdw13, sqeNsid } from '../../wire/sqe.ts';
 import type { Controller } from '../controller.ts';
+import { peerFault } from '../discovery-peers.ts';
+import { isManager } from '../fence.ts';
 import { setFence } from '../fence-change.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Request } from '../request.ts';
 import { imageOfStatus, type ReservationImage } from '../reservation-image.ts';
+import type { Subsystem } from '../subsystem.ts';
 import type { FeatureEntry } from './feature.ts';
 import { TRANSFER_BYTES_MAX } from './limits.ts';
-import { isManager, migrationOf } from './migration.ts';
+import { migrationOf } from './migration.ts';
 import { checkExtension } from './migration-features.ts';
 import { settle } from './settle.ts';
 
@@ -92,6 +100,47 @@ async function replaced(request: Request, done: Promise<void>): Promise<number> 
   }
 }
 
+const peerFeature: FeatureEntry = {
+  ...VENDOR,
+  fid: MoveFeature.Peer,
+  onlySet: true,
+  dataBytes: DISCOVERY_ENTRY_BYTES,
+  get: () => 0,
+  set({ subsystem }, request): number | undefined {
+    const action = cdw11(request);
+    if (action > PeerAction.Add) return request.invalidField(44);
+    const entry = discoveryLogEntryCodec.decode(request.data());
+    if (peerFault(entry, subsystem.nqn) !== undefined) return request.invalidField(24);
+    settle(request, announced(subsystem, entry, action === PeerAction.Add));
+    return undefined;
+  },
+};
+
+async function announced(subsystem: Subsystem, entry: DiscoveryLogEntry, isThere: boolean): Promise<number> {
+  try {
+    if (!(await subsystem.peers.change(entry, isThere))) return SpecificStatus.NotEnoughResources | DNR;
+  } catch (error) {
+    subsystem.events.stateNotSaved(subsystem, error);
+    return Status.InternalError;
+  }
+  subsystem.events.peersChanged?.();
+  return Status.Success;
+}
+
+const KIB = 1024;
+
+const writeLimitFeature: FeatureEntry = {
+  ...VENDOR,
+  fid: MoveFeature.WriteLimit,
+  scope: 'namespace',
+  get: (controller, request) => (namespaceOf(controller, request).writeLimit?.bytesPerSecond ?? 0) / KIB,
+  set(controller, request): number {
+    const kib = cdw11(request);
+    const bytesPerSecond = kib === 0 ? undefined : kib * KIB;
+    return migrationOf(request).limitWrites(controller, namespaceOf(controller, request), bytesPerSecond);
+  },
+};
+
 const resetFeature: FeatureEntry = {
   ...VENDOR,
   fid: MoveFeature.Reset,
@@ -105,4 +154,10 @@ const resetFeature: FeatureEntry = {
   },
 };
 
-export const MOVE_FEATURES: readonly FeatureEntry[] = [fenceFeature, reservationsFeature, resetFeature];
+export const MOVE_FEATURES: readonly FeatureEntry[] = [
+  fenceFeature,
+  reservationsFeature,
+  peerFeature,
+  writeLimitFeature,
+  resetFeature,
+];

@@ -70,6 +70,8 @@ export class Migration {
   readonly #ports: ReadonlySet<number>;
   readonly #wards = new Map<Controller, Ward>();
   readonly #queues = new Set<DataQueue>();
+  /** Who limits the writes of which namespace. */
+  readonly #limits = new Map<Namespace, Controller>();
 
   constructor(subsystem: Subsystem, { managers }: MigrationOptions) {
     this.#subsystem = subsystem;
@@ -280,6 +282,18 @@ export class Migration {
     this.#trackingChanged();
   }
 
+  // ---- write limit ---------------------------------------------------------------------------------------------------------------
+
+  /** @param bytesPerSecond that hosts may write; undefined: no limit @returns a status */
+  limitWrites(manager: Controller, namespace: Namespace, bytesPerSecond: number | undefined): number {
+    const whose = this.#limits.get(namespace);
+    if (whose !== undefined && whose !== manager) return Status.CommandSequenceError | DNR;
+    if (bytesPerSecond === undefined) this.#limits.delete(namespace);
+    else this.#limits.set(namespace, manager);
+    namespace.limitWrites(bytesPerSecond, this.#subsystem.clock);
+    return Status.Success;
+  }
+
   /** What is followed has changed, or there is another namespace. */
   #trackingChanged(): void {
     const logs = [...this.#queues].filter(
@@ -328,6 +342,9 @@ export class Migration {
     }
     for (const queue of [...this.#queues]) if (queue.manager === manager) this.deleteQueue(queue);
     this.memory.managerLeft(manager);
+    for (const [namespace, whose] of this.#limits) {
+      if (whose === manager) this.limitWrites(manager, namespace, undefined);
+    }
     for (const namespace of this.#subsystem.allocatedNamespaces()) {
       if (namespace.changes?.manager === manager) namespace.changes = undefined;
     }

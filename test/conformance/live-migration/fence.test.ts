@@ -11,7 +11,7 @@ const INACCESSIBLE = 0x302;
 const SEQUENCE = 0x00c;
 const ANA_NOTICE = 0x000c_0302;
 const GROUP_CLOSED = 129;
-const FEATURES = [0xca, 0xcb, 0xce];
+const FEATURES = [0xca, 0xcb, 0xcc, 0xcd, 0xce];
 const BIG = 2n ** 63n + 5n;
 
 describe('conformance: live migration, the fence of a namespace (feature CAh)', () => {
