@@ -220,12 +220,14 @@ function anaStatesOf(old: SubsystemConfig, next: SubsystemConfig, restart: strin
 
 /** `from` with what changes under connected hosts whatever else does. */
 function withAccess(from: NamespaceConfig, to: NamespaceConfig): NamespaceConfig {
-  const { hosts: _hosts, allowShrink: _allowShrink, ...others } = from;
+  const { hosts: _hosts, allowShrink: _allowShrink, closed: _closed, ...others } = from;
   return {
     ...others,
     anagrpid: to.anagrpid,
     ...(to.hosts === undefined ? {} : { hosts: to.hosts }),
     ...(to.allowShrink === undefined ? {} : { allowShrink: to.allowShrink }),
+    // how it begins, not how it is
+    ...(to.closed === undefined ? {} : { closed: to.closed }),
   };
 }
 

@@ -24,7 +24,7 @@ export interface TargetFlags {
   listen?: readonly string[];
   /** NQN of the subsystem. */
   subsystem?: string;
-  /** `SIZE[,blockSize=N][,nsid=N][,uuid=U][,readOnly]`, each a namespace. */
+  /** `SIZE[,blockSize=N][,nsid=N][,uuid=U][,readOnly][,closed]`, each a namespace. */
   memory?: readonly string[];
   /** `PATH[,size=SIZE][,...]` */
   file?: readonly string[];
@@ -179,14 +179,14 @@ function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], un
 // ---- namespaces ------------------------------------------------------------------------------------------------------------------
 
 const OPTION = /^(size|blockSize|nsid|uuid|nguid|eui64|path)=(.*)$/;
-const OPTIONS_ALLOWED = 'size=, blockSize=, nsid=, uuid=, nguid=, eui64=, readOnly';
+const OPTIONS_ALLOWED = 'size=, blockSize=, nsid=, uuid=, nguid=, eui64=, readOnly, closed';
 /** Words that stand for themselves, by kind of namespace. */
 const SWITCHES = {
-  memory: ['readOnly'],
-  null: ['readOnly'],
-  file: ['readOnly', 'direct', 'force'],
-  nvme: ['readOnly', 'force', 'ioctl'],
-  remote: ['readOnly'],
+  memory: ['readOnly', 'closed'],
+  null: ['readOnly', 'closed'],
+  file: ['readOnly', 'closed', 'direct', 'force'],
+  nvme: ['readOnly', 'closed', 'force', 'ioctl'],
+  remote: ['readOnly', 'closed'],
 } as const;
 
 /** `VALUE,key=value,...`. The options are taken from the end, so that a path may have commas. */
@@ -237,6 +237,7 @@ function namespaceOf(type: keyof typeof SWITCHES, flag: string, spec: string): N
       eui64: options.get('eui64'),
     }),
     ...(options.has('readOnly') ? { readOnly: true } : {}),
+    ...(options.has('closed') ? { closed: true } : {}),
   };
 }
 

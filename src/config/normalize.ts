@@ -162,6 +162,7 @@ function normalizeSubsystem(
   const managers = input.migration?.managers;
   const migration =
     managers === undefined ? undefined : { managers: { hosts: managers.hosts ?? [], ports: managers.ports ?? [] } };
+  checkClosed(namespaces, migration, path);
   const anaGroups = (input.anaGroups ?? []).map((group, i) => normalizeAnaGroup(group, [...path, 'anaGroups', i]));
   unique(
     anaGroups,
@@ -194,6 +195,22 @@ function normalizeSubsystem(
     ...(input.duplicateHosts === undefined ? {} : { duplicateHosts: input.duplicateHosts }),
     namespaces,
   };
+}
+
+/** Nobody could ever open it. */
+function checkClosed(
+  namespaces: readonly NamespaceConfig[],
+  migration: SubsystemConfig['migration'],
+  path: Path,
+): void {
+  const { hosts = [], ports = [] } = migration?.managers ?? {};
+  if (hosts.length + ports.length > 0) return;
+  const i = namespaces.findIndex(({ closed }) => closed === true);
+  if (i < 0) return;
+  throw new ConfigIssue(
+    [...path, 'namespaces', i, 'closed'],
+    'only managers of live migration can use and open it: name them by migration.managers',
+  );
 }
 
 /** A namespace for a host that cannot connect is a mistake, most likely of spelling. */
@@ -242,6 +259,7 @@ function normalizeNamespace(
       ? {}
       : { hosts: input.hosts.map((nqn, i) => checkNqn(nqn, [...path, 'hosts', i], strict)) }),
     ...(input.allowShrink === undefined ? {} : { allowShrink: input.allowShrink }),
+    ...(input.closed === undefined ? {} : { closed: input.closed }),
   };
 }
 

@@ -62,6 +62,7 @@ const namespace = record(
     anagrpid,
     hosts: list(text),
     allowShrink: flag,
+    closed: flag,
   },
   ['backend'],
 );

@@ -84,6 +84,7 @@ export interface NamespaceInput {
   readOnly?: boolean;
   hosts?: string[];
   allowShrink?: boolean;
+  closed?: boolean;
   anagrpid?: number;
 }
 
@@ -217,6 +218,8 @@ export interface NamespaceConfig {
   readonly hosts?: readonly string[] | undefined;
   /** A smaller size, at a reload, takes the blocks at the end with their data. Absent: false. */
   readonly allowShrink?: boolean | undefined;
+  /** Managers of live migration alone may use it until one opens it; counts where the state store knows nothing of it. Absent: false. */
+  readonly closed?: boolean | undefined;
   /** ANA group. */
   readonly anagrpid: number;
 }

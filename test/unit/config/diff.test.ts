@@ -69,6 +69,17 @@ describe('config: diff', () => {
     expect(change).to.include({ nqn: A, passthrough: 'nothing' });
   });
 
+  it('whether a namespace begins closed changes nothing of one that is there', () => {
+    const managed = (closed: boolean): ReturnType<typeof config> => {
+      const input = base();
+      input.subsystems[0]!.migration = { managers: { ports: [1] } };
+      input.subsystems[0]!.namespaces![0] = { ...memory(1, '1GiB'), closed };
+      return config(input);
+    };
+    expect(diffConfig(managed(false), managed(true)).isEmpty).to.equal(true);
+    expect(diffConfig(managed(true), managed(false)).isEmpty).to.equal(true);
+  });
+
   it('subsystems come and go', () => {
     const result = diff((input) => {
       input.subsystems[1]!.nqn = 'nqn.2026-01.io.nvmeferry:c';

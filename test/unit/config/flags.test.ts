@@ -26,6 +26,16 @@ describe('config: flags', () => {
     ]);
   });
 
+  it('a closed namespace, where hosts of the network manage; nobody could open it elsewhere', () => {
+    const flags: TargetFlags = { listen: ['10.0.0.1'], memory: ['1GiB,closed', '1GiB'], vfioUser: ['/run/vm.sock'] };
+    const [subsystem] = configFromFlags(flags).subsystems;
+    expect(subsystem!.namespaces.map(({ closed }) => closed)).to.deep.equal([true, undefined]);
+    expect(() => configFromFlags({ memory: ['1GiB,closed'] })).to.throw(
+      ConfigError,
+      /^--memory 1GiB,closed: only managers of live migration .*migration\.managers/,
+    );
+  });
+
   it('each says what it is for', () => {
     const config = configFromFlags({
       listen: ['10.0.0.1:4421', '::1', '[::1]:5', ':6', '10.0.0.2'],

@@ -410,6 +410,14 @@ log: { level: debug }
     });
   }
 
+  it('a namespace is closed only where somebody may open it', () => {
+    const item = '{ closed: true, backend: { type: memory, size: 1MiB } }';
+    expect(refusal(file(namespaces(item)))).to.match(/namespaces\[0\]\.closed: .*migration\.managers/);
+    expect(refusal(file(`migration: { managers: {} }\n${namespaces(item)}`))).to.match(/migration\.managers/);
+    const managed = parse(file(`migration: { managers: { ports: [1] } }\n${namespaces(item)}`));
+    expect(managed.subsystems[0]!.namespaces[0]!.closed).to.equal(true);
+  });
+
   it('read-only namespaces may share a file', () => {
     const item = '{ readOnly: true, backend: { type: file, path: a } }';
     expect(parse(file(namespaces(item, item))).subsystems[0]!.namespaces).to.have.length(2);
