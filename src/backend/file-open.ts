@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import type { NativeBlockDevice } from '../native/binding.ts';
+import { lockFile } from '../native/file-lock.ts';
 import { requireNative } from '../native/load.ts';
 import { errnoName } from '../native/native-error.ts';
 import type { EngineChoice } from '../native/thread-engine.ts';
@@ -10,7 +11,6 @@ import { ConfigError, NvmeofError } from '../util/error.ts';
 import { blockDeviceName, deviceUsers } from './device-users.ts';
 import { FileBackend, type FileCalls } from './file.ts';
 import { type FileAccess, openFileAccess } from './file-access.ts';
-import { lockFile } from './file-lock.ts';
 
 // plain descriptors: a FileHandle that is garbage collected would close the file under the backend
 const openFd = promisify(fs.open);

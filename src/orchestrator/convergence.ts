@@ -107,11 +107,11 @@ export class Convergence {
   get verdict(): Verdict {
     if (this.blackoutMs <= this.#options.blackoutBudgetMs) return { kind: 'cut' };
     if (this.#withoutProgress < (this.#options.patience ?? 3)) return { kind: 'again' };
-    return { kind: 'stuck', bytesPerSecond: this.#bearableRate() };
+    return { kind: 'stuck', bytesPerSecond: this.bearableRate };
   }
 
   /** Writes a second so that a round that starts with what fits the budget leaves no more than that: half of what is copied in the time. */
-  #bearableRate(): number {
+  get bearableRate(): number {
     return (this.#copyRate ?? 0) / 2;
   }
 }

@@ -26,6 +26,10 @@ export interface EndNamespaceIdentity {
 /** A namespace at one end. */
 export interface EndNamespace {
   readonly identity: EndNamespaceIdentity;
+  /**
+   * Blocks and changes, of the moment when `End.namespaces` was called: once the end has been lost since (its process, or the way to it), they fail, for
+   * tracking has ended, and what was written and not flushed may be gone. All other calls go on over a new connection.
+   */
   readonly source: SourceVolume;
   readonly destination: DestinationVolume;
   /** Undefined: this target has no fence (it is not ours). */
@@ -67,6 +71,8 @@ export interface EndController {
   /** What the controller has written since the last call; forgets it. `isFinal`: the controller is suspended, and there is nothing more. */
   memoryChanges(): Promise<{ readonly runs: readonly MemoryRun[]; readonly isFinal: boolean }>;
   stopTrackingMemory(): Promise<void>;
+  /** What keeps it from going on as that controller of that end, as far as both tell without trying: each the thing and the remedy. */
+  differences?(destination: End, cntlid: number): Promise<readonly string[]>;
 }
 
 /** One end: open until `close`. */

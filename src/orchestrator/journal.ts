@@ -4,6 +4,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { lockFile } from '../native/file-lock.ts';
 import { NvmeofError } from '../util/error.ts';
 
 /** Grows with every change that an older reader would misunderstand. */
@@ -17,11 +18,19 @@ export interface JournalEntry {
   readonly detail?: unknown;
 }
 
+/** What the engine needs of a journal: a file, or a model of one that crashes. One engine at a time has it. */
+export interface MoveJournal {
+  /** In the order in which they were noted, those of earlier processes first. */
+  readonly entries: readonly JournalEntry[];
+  /** Durable when it resolves; when it fails, it may be, and who reads the journal later finds out. */
+  note(entry: JournalEntry): Promise<void>;
+}
+
 interface Line extends JournalEntry {
   readonly version: number;
 }
 
-export class Journal {
+export class Journal implements MoveJournal {
   readonly path: string;
   readonly entries: JournalEntry[];
   #file: FileHandle | undefined;
@@ -33,7 +42,8 @@ export class Journal {
   }
 
   /**
-   * Opens a journal, or makes one. A last line that is not whole was never durable: nothing was done on its account, and it is cut off.
+   * Opens a journal, or makes one, and keeps every other process from it until it is closed. A last line that is not whole was never durable:
+   * nothing was done on its account, and it is cut off. What is there is durable when this returns.
    * @throws NvmeofError NVMEOF_ERR_JOURNAL
    */
   static async open(path: string): Promise<Journal> {
@@ -44,6 +54,9 @@ export class Journal {
       throw journalError(path, 'cannot be opened: choose a path that this user may write', error);
     }
     try {
+      if ((await lockFile(file.fd, false)) === 'held') {
+        throw journalError(path, 'is in use by another orchestrator: wait for its end, or stop it');
+      }
       const text = await file.readFile('utf8');
       const whole = text.slice(0, text.lastIndexOf('\n') + 1);
       const entries = whole
@@ -51,6 +64,7 @@ export class Journal {
         .slice(0, -1)
         .map((line, i) => parse(path, line, i + 1));
       if (whole.length < text.length) await file.truncate(Buffer.byteLength(whole));
+      await file.datasync();
       await syncDirectory(dirname(path));
       return new Journal(path, file, entries);
     } catch (error) {

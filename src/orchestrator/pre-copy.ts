@@ -1,121 +1,136 @@
 /**
- * The blocks of a namespace move while its controllers write: first what is allocated, then, round by round, what was changed meanwhile. Nothing is
- * cut here: it ends with little left to copy, or with the finding that it does not get less.
+ * What moves is copied while it is in use: first all that is there, then, round by round, what was changed meanwhile, all streams in each round.
+ * Nothing is cut here: it ends with little left to copy, or with the finding that it does not get less.
  */
 import type { Clock } from '../util/clock.ts';
-import type { BlockCopier } from './block-copier.ts';
-import { Convergence, type ConvergenceOptions, type Verdict } from './convergence.ts';
-import { type BlockRun, blocksIn, type ChangeSnapshot, type DestinationVolume, type SourceVolume } from './volume.ts';
+import { Convergence, type ConvergenceOptions } from './convergence.ts';
+import { all } from './move-error.ts';
+import type { Stream } from './stream.ts';
+
+const ROUNDS_MAX = 100;
+/** Verified again before the cut, if so much was changed meanwhile that it does not fit the pause. */
+const VERIFICATIONS_MAX = 3;
+
+/** The guest writes about as fast as we copy: at `bytesPerSecond` of writes or less, the budget could be kept. */
+export interface Stuck {
+  readonly bytesPerSecond: number;
+  /** Of a cut now. */
+  readonly blackoutMs: number;
+}
+
+/** `again`: something was done about it; `cut`: now, however long the pause. */
+export type StuckAnswer = 'refuse' | 'again' | 'cut';
 
 export interface PreCopyOptions extends ConvergenceOptions {
-  readonly source: SourceVolume;
-  readonly destination: DestinationVolume;
-  readonly copier: BlockCopier;
+  readonly streams: readonly Stream[];
   readonly clock: Clock;
-  /** Nothing was ever written to the destination. */
-  readonly destinationIsZero: boolean;
+  /** Compares before the cut what is quiet, so that only the rest is compared within the pause. */
+  readonly verify?: boolean;
+  readonly roundsMax?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   /** After each round, for progress on screen. */
   readonly onRound?: (convergence: Convergence) => void;
-  /** It does not converge: do something about it (throttle the guest) and say whether to go on. Default: do not. */
-  readonly onStuck?: (verdict: Verdict & { readonly kind: 'stuck' }) => Promise<boolean>;
-}
-
-export interface PreCopyResult {
-  readonly convergence: Convergence;
-  /** False: the budget cannot be kept, and `onStuck` did not want to go on. */
-  readonly converged: boolean;
-  readonly allocatedBytes: number;
-  /** Copied again because it was changed. */
-  readonly dirtiedBytes: number;
+  /** It does not converge. Default: refuse. */
+  readonly onStuck?: (stuck: Stuck) => Promise<StuckAnswer>;
 }
 
 export class PreCopy {
   readonly #options: PreCopyOptions;
-  /** What was changed and is not copied yet. */
-  #left: ChangeSnapshot | undefined;
-  #dirtiedBytes = 0;
+  readonly convergence: Convergence;
 
   constructor(options: PreCopyOptions) {
     this.#options = options;
+    this.convergence = new Convergence(options);
   }
 
-  /** Tracking goes on when it returns; who gives up stops it. */
-  async run(): Promise<PreCopyResult> {
-    const { source, copier, signal, destinationIsZero } = this.#options;
-    const convergence = new Convergence(this.#options);
-    await source.startTracking();
-    let allocatedBytes = 0;
-    const counted = async function* (): AsyncGenerator<BlockRun> {
-      for await (const run of source.allocated(signal)) {
-        allocatedBytes += run.blockCount * source.blockSize;
-        yield run;
-      }
-    };
-    // what is not allocated reads zero, and has to at the destination as well
-    const runs = destinationIsZero ? counted() : this.#withHoles(counted());
-    await this.#round(convergence, () => copier.copy(runs, { destinationIsZero, signal }));
-    let converged = true;
-    for (let { verdict } = convergence; verdict.kind !== 'cut'; verdict = convergence.verdict) {
-      if (verdict.kind === 'stuck' && (await this.#options.onStuck?.(verdict)) !== true) {
-        converged = false;
-        break;
-      }
-      await this.#round(convergence, () => this.#copyLeft());
-    }
-    return { convergence, converged, allocatedBytes, dirtiedBytes: this.#dirtiedBytes };
+  /** Of a cut now: what is left is copied, and what is not verified is compared. */
+  get blackoutMs(): number {
+    const { copyRate, blackoutMs } = this.convergence;
+    const bytes = this.#unverifiedBytes;
+    return blackoutMs + (bytes === 0 || copyRate === undefined ? 0 : (bytes / copyRate) * 1000);
   }
 
-  /** Copies what is left, and all that was changed by now: the controllers are quiet, so it ends. The destination is durable afterwards. */
-  async finish(): Promise<void> {
-    const { source, destination } = this.#options;
-    await this.#copyLeft();
+  get #unverifiedBytes(): number {
+    return sum(this.#options.streams, (stream) => stream.unverifiedBytes ?? 0);
+  }
+
+  /** Tracking goes on when it returns; who gives up stops it. @returns false if the budget cannot be kept, and `onStuck` did not help */
+  async run(): Promise<boolean> {
+    const { signal, blackoutBudgetMs, verify = false, roundsMax = ROUNDS_MAX } = this.#options;
+    const { convergence } = this;
+    await this.#round((stream, stop) => stream.first(stop));
+    let verifications = 0;
     for (;;) {
-      this.#left = await source.changes();
-      if (this.#left.runs.length === 0) break;
-      await this.#copyLeft();
+      signal?.throwIfAborted();
+      const { verdict } = convergence;
+      if (verdict.kind === 'cut') {
+        const isTooMuch = verifications === 0 || this.blackoutMs > blackoutBudgetMs;
+        if (!verify || this.#unverifiedBytes === 0 || !isTooMuch) return true;
+        if (verifications++ < VERIFICATIONS_MAX) {
+          await this.#round(async (stream, stop) => {
+            await stream.again(stop);
+            await stream.verify?.(stop);
+          });
+          continue;
+        }
+      }
+      if (verdict.kind !== 'again' || convergence.rounds.length >= roundsMax) {
+        const answer = (await this.#options.onStuck?.(this.#stuck())) ?? 'refuse';
+        if (answer !== 'again') return answer === 'cut';
+      }
+      await this.#round((stream, stop) => stream.again(stop));
     }
-    await destination.flush();
   }
 
-  async #copyLeft(): Promise<void> {
-    const { copier, signal, source } = this.#options;
-    while (this.#left !== undefined) {
-      const left = this.#left;
-      this.#dirtiedBytes += blocksIn(left.runs) * source.blockSize;
-      await copier.copy(left.runs, { signal });
-      await left.acknowledge();
-      this.#left = left.complete ? undefined : await source.changes();
-    }
+  #stuck(): Stuck {
+    return { bytesPerSecond: this.convergence.bearableRate, blackoutMs: this.blackoutMs };
   }
 
-  async #round(convergence: Convergence, copy: () => Promise<void>): Promise<void> {
-    const { clock, copier, source } = this.#options;
+  /** Nothing changes any more: what is left is copied, compared and durable when it returns. */
+  async finish(signal: AbortSignal | undefined = this.#options.signal): Promise<void> {
+    await this.#each((stream, stop) => stream.finish(stop), signal);
+  }
+
+  async #round(copy: (stream: Stream, stop: AbortSignal) => Promise<void>): Promise<void> {
+    const { clock, streams, signal } = this.#options;
     const startMs = clock.nowMs();
-    const before = copier.counters.read;
-    await copy();
+    const before = sum(streams, ({ copiedBytes }) => copiedBytes);
+    await this.#each(copy, signal);
     const durationMs = clock.nowMs() - startMs;
-    const left = await source.changes();
-    this.#left = left;
-    // of changes that do not fit a snapshot only a bound is known
-    const dirtied = left.complete ? blocksIn(left.runs) : source.blockCount;
-    convergence.add({
-      bytes: copier.counters.read - before,
-      durationMs,
-      dirtiedBytes: dirtied * source.blockSize,
+    let dirtiedBytes = 0;
+    await all(streams, async (stream) => {
+      dirtiedBytes += await stream.look();
     });
-    this.#options.onRound?.(convergence);
+    this.convergence.add({ bytes: sum(streams, ({ copiedBytes }) => copiedBytes) - before, durationMs, dirtiedBytes });
+    this.#options.onRound?.(this.convergence);
   }
 
-  /** Passes the runs on, and clears what is between them. */
-  async *#withHoles(runs: AsyncIterable<BlockRun>): AsyncGenerator<BlockRun> {
-    const { destination, source } = this.#options;
-    let at = 0;
-    for await (const run of runs) {
-      if (run.slba > at) await destination.clear(at, run.slba - at);
-      at = run.slba + run.blockCount;
-      yield run;
+  /** All streams at once; a failure of one stops the others, and nothing is under way when it throws. */
+  async #each(
+    act: (stream: Stream, stop: AbortSignal) => Promise<void>,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const stop = new AbortController();
+    const onAbort = (): void => stop.abort(signal?.reason);
+    if (signal?.aborted === true) onAbort();
+    signal?.addEventListener('abort', onAbort, { once: true });
+    let failure: { readonly cause: unknown } | undefined;
+    try {
+      await all(this.#options.streams, async (stream) => {
+        try {
+          await act(stream, stop.signal);
+        } catch (cause) {
+          failure ??= { cause };
+          stop.abort(cause);
+        }
+      });
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
     }
-    if (at < source.blockCount) await destination.clear(at, source.blockCount - at);
+    if (failure !== undefined) throw failure.cause;
   }
+}
+
+function sum(streams: readonly Stream[], bytesOf: (stream: Stream) => number): number {
+  return streams.reduce((total, stream) => total + bytesOf(stream), 0);
 }

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { BlockCopier, pieces } from '../../../src/orchestrator/block-copier.ts';
+import { BlockStream } from '../../../src/orchestrator/block-stream.ts';
 import { PreCopy, type PreCopyOptions } from '../../../src/orchestrator/pre-copy.ts';
 import { RateLimit } from '../../../src/orchestrator/rate-limit.ts';
 import { ManualClock } from '../../support/manual-clock.ts';
@@ -28,13 +29,15 @@ class Move {
     });
   }
 
+  stream(destinationIsZero = false): BlockStream {
+    const { source, destination, copier } = this;
+    return new BlockStream({ name: 'namespace 1', source, destination, copier, destinationIsZero });
+  }
+
   preCopy(options: Partial<PreCopyOptions> = {}): PreCopy {
     return new PreCopy({
-      source: this.source,
-      destination: this.destination,
-      copier: this.copier,
+      streams: [this.stream()],
       clock: this.clock,
-      destinationIsZero: false,
       blackoutBudgetMs: 300,
       switchMs: 50,
       ...options,
@@ -74,9 +77,8 @@ describe('PreCopy', () => {
       }
       if (random.oneIn(3)) move.source.snapshotRunsMax = 1 + random.below(4);
       guest(move, random, 1 + random.below(200));
-      const preCopy = move.preCopy({ destinationIsZero: fill === 0, onStuck: async () => true });
-      const { converged } = await preCopy.run();
-      expect(converged).to.equal(true);
+      const preCopy = move.preCopy({ streams: [move.stream(fill === 0)], onStuck: async () => 'again' });
+      expect(await preCopy.run()).to.equal(true);
       move.source.onTurn = undefined; // suspended
       await preCopy.finish();
       move.expectSame('the copy');
@@ -95,11 +97,12 @@ describe('PreCopy', () => {
       if (once) move.source.change(310, 5, 9);
       once = false;
     };
-    const preCopy = move.preCopy({ destinationIsZero: true });
-    const result = await preCopy.run();
+    const stream = move.stream(true);
+    const preCopy = move.preCopy({ streams: [stream] });
+    await preCopy.run();
     await preCopy.finish();
     move.expectSame('the copy');
-    expect(result.allocatedBytes).to.equal(56 * MODEL_BLOCK_SIZE);
+    expect(stream.allocatedBytes).to.equal(56 * MODEL_BLOCK_SIZE);
     expect(move.source.readBytes).to.equal((56 + 5) * MODEL_BLOCK_SIZE);
   });
 
@@ -139,7 +142,7 @@ describe('PreCopy', () => {
 
   it('a changed block whose copy failed is copied by the next try', async () => {
     const move = new Move(new Random(4));
-    const preCopy = move.preCopy({ destinationIsZero: true });
+    const preCopy = move.preCopy({ streams: [move.stream(true)] });
     await preCopy.run();
     move.source.change(5, 1, 9);
     move.destination.failAfterWrites = 0;
@@ -179,15 +182,15 @@ describe('PreCopy', () => {
       move.source.change(at, 16, 1 + (count % 250));
     };
     const asked: number[] = [];
-    const { converged, convergence } = await move
-      .preCopy({
-        onStuck: async ({ bytesPerSecond }) => {
-          asked.push(bytesPerSecond);
-          return asked.length < 2;
-        },
-      })
-      .run();
-    expect(converged).to.equal(false);
+    const preCopy = move.preCopy({
+      onStuck: async ({ bytesPerSecond, blackoutMs }) => {
+        asked.push(bytesPerSecond);
+        expect(blackoutMs).to.be.greaterThan(300);
+        return asked.length < 2 ? 'again' : 'refuse';
+      },
+    });
+    expect(await preCopy.run()).to.equal(false);
+    const { convergence } = preCopy;
     expect(asked.length).to.equal(2);
     expect(convergence.blackoutMs).to.be.greaterThan(300);
     expect(asked[0]).to.be.within(1, convergence.copyRate! * 2);

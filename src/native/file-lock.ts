@@ -1,7 +1,7 @@
-/** Keeps two targets from serving one file. */
+/** Keeps two processes from using one file: targets that serve it, orchestrators that write a journal. */
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { nativeBinding } from '../native/load.ts';
+import { nativeBinding } from './load.ts';
 
 /** A killed target's helper may hold the lock for some milliseconds more. */
 const ATTEMPTS = 5;

@@ -1,0 +1,63 @@
+/** What a move was, in numbers: for the operator at its end, and for programs. Times in ms, sizes in bytes, rates a second. */
+import type { Round } from './convergence.ts';
+import type { MoveRecord, Verification } from './move-spec.ts';
+
+export interface StepTime {
+  readonly step: string;
+  /** Since the beginning of the move. */
+  readonly startMs: number;
+  durationMs: number;
+}
+
+export interface RoundReport extends Round {
+  /** Of its end, since the beginning of the move. */
+  readonly atMs: number;
+  /** Forecast of the pause by then. */
+  readonly blackoutMs: number;
+}
+
+export interface NamespaceReport {
+  readonly nsid: number;
+  readonly blockSize: number;
+  readonly blockCount: number;
+  allocatedBytes: number;
+  dirtiedBytes: number;
+  readBytes: number;
+  writtenBytes: number;
+  clearedBytes: number;
+  verifiedBytes: number;
+  /** A row for each look, a column for each part of the namespace: blocks changed. */
+  heat: readonly (readonly number[])[];
+}
+
+export interface MoveReport {
+  outcome: 'moved' | 'as-before' | 'under-way';
+  readonly source: string;
+  readonly destination: string;
+  record: MoveRecord | undefined;
+  readonly steps: StepTime[];
+  readonly rounds: RoundReport[];
+  namespaces: NamespaceReport[];
+  memory: { allocatedBytes: number; dirtiedBytes: number; copiedBytes: number } | undefined;
+  /** Times that copying began again because an end was lost. */
+  restarts: number;
+  /** Bytes a second that hosts were held to, if they were. */
+  throttledTo: number | undefined;
+  verification: Verification;
+  readonly blackoutBudgetMs: number;
+  /** Forecast when the cut began, and as it was. */
+  blackoutForecastMs: number | undefined;
+  blackoutMs: number | undefined;
+  totalMs: number;
+  readonly warnings: string[];
+}
+
+/** Least that could have been moved: what was allocated and what was changed meanwhile. And what was. */
+export function bytesOf(report: MoveReport): { readonly minimum: number; readonly moved: number } {
+  const { namespaces, memory } = report;
+  const of = (pick: (item: NamespaceReport) => number): number => namespaces.reduce((sum, item) => sum + pick(item), 0);
+  return {
+    minimum: of((n) => n.allocatedBytes + n.dirtiedBytes) + (memory?.allocatedBytes ?? 0) + (memory?.dirtiedBytes ?? 0),
+    moved: of((n) => n.readBytes) + (memory?.copiedBytes ?? 0),
+  };
+}

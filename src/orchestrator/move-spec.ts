@@ -1,0 +1,94 @@
+/** What is to be moved, and how: given by the operator, kept in the journal. */
+
+export type NamespaceMode =
+  /** Its blocks are copied to the destination's. */
+  | 'copied'
+  /** Both ends reach the same blocks; only who may use them changes. */
+  | 'shared';
+
+export interface MoveSpec {
+  /** Hosts of namespaces, or a controller with its namespaces. */
+  readonly kind: 'namespaces' | 'controller';
+  /** Default: all that both ends' managers see at the source. */
+  readonly nsids?: readonly number[] | undefined;
+  /** NSIDs of those that both ends reach. */
+  readonly shared?: readonly number[] | undefined;
+  /** CNTLIDs; for kind `controller`. */
+  readonly controller?: { readonly source: number; readonly destination: number } | undefined;
+  /** Where hosts find the destination: announced by the source's discovery. */
+  readonly peer?: { readonly address: string; readonly service: number } | undefined;
+  /** What is at the destination may be overwritten. */
+  readonly overwrite?: boolean | undefined;
+}
+
+export type Verification = 'none' | 'sampled' | 'full';
+/** When copying does not catch up with writing. */
+export type WhenStuck = 'refuse' | 'cut' | 'throttle';
+
+/** How; none of it is needed to undo or to finish. Times in ms, sizes in bytes. */
+export interface MoveTuning {
+  /** The longest pause that is planned for. Default 300. */
+  readonly blackoutBudgetMs?: number | undefined;
+  /** The pause ends the move when it gets that long, whatever the plan was. Default the longer of 15 s and ten budgets. */
+  readonly blackoutLimitMs?: number | undefined;
+  /** What the switch itself takes. Default: what the ends' answers suggest. */
+  readonly switchMs?: number | undefined;
+  /** Copied a second, at most. */
+  readonly bytesPerSecond?: number | undefined;
+  readonly chunkBytes?: number | undefined;
+  /** Of all namespaces together. Default 32 MiB. */
+  readonly inFlightBytes?: number | undefined;
+  readonly verification?: Verification | undefined;
+  readonly whenStuck?: WhenStuck | undefined;
+  /** Rounds until it counts as stuck, progress or not. Default 100. */
+  readonly roundsMax?: number | undefined;
+  /** Copying begins again that often when an end is lost meanwhile. Default 2. */
+  readonly restartsMax?: number | undefined;
+  /** Between attempts at an end that does not answer. Default 500. */
+  readonly retryMs?: number | undefined;
+  /** How long an end is waited for that is needed to undo, or to finish. Default 60 s; `Infinity` for as long as it takes. */
+  readonly patienceMs?: number | undefined;
+}
+
+/** A namespace of a move, as its plan found it. */
+export interface PlannedNamespace {
+  readonly nsid: number;
+  readonly mode: NamespaceMode;
+  readonly blockSize: number;
+  readonly blockCount: number;
+  /** Hosts could use it at the destination. */
+  readonly destinationWasOpen: boolean;
+  /** The source's fence outlives its process. */
+  readonly sourceIsDurable: boolean;
+  /** Base64 of what reservations it had at the destination. */
+  readonly destinationReservations?: string | undefined;
+}
+
+/** First entry of the journal: all that is needed to undo, or to finish, in another process. */
+export interface MoveRecord {
+  readonly spec: MoveSpec;
+  readonly subnqn: string;
+  /** Decimal. */
+  readonly epoch: string;
+  readonly namespaces: readonly PlannedNamespace[];
+  /** Of who started it: how to find the ends again. */
+  readonly context?: unknown;
+}
+
+/** What stands against a move, or should be known: the thing and what to do. */
+export interface Finding {
+  /** Stable, for programs. */
+  readonly what: string;
+  readonly message: string;
+}
+
+export interface MovePlan {
+  readonly record: MoveRecord;
+  /** Empty: it may begin. */
+  readonly refusals: readonly Finding[];
+  readonly warnings: readonly Finding[];
+  /** To be copied at least. */
+  readonly allocatedBytes: number;
+  /** Of the pause, of what is known before anything was copied: without what is changed meanwhile. */
+  readonly switchMs: number;
+}

@@ -1,0 +1,402 @@
+/**
+ * A move from one end to the other: the steps of docs/moving.md, each written down before it is taken. Before the commit every failure takes all of
+ * them back; from the commit on they are taken until they succeed. Another process goes on with the journal: `abort` or `resume`.
+ */
+import { assert } from '../util/assert.ts';
+import { NvmeofError } from '../util/error.ts';
+import type { FenceState } from './end.ts';
+import type { JournalEntry } from './journal.ts';
+import { all, isSuperseded, MoveError, type MoveErrorCode, type MoveOutcome, messageOf } from './move-error.ts';
+import type { MoveOptions } from './move-options.ts';
+import type { MoveReport, StepTime } from './move-report.ts';
+import type { MovePlan, MoveRecord, PlannedNamespace } from './move-spec.ts';
+import { type MoveStatus, moveStatus } from './move-status.ts';
+import { MoveWork } from './move-work.ts';
+import { makePlan } from './plan.ts';
+import {
+  AFTER_COMMIT,
+  BEFORE_COMMIT,
+  COMMIT_ENTRY,
+  MOVE_ENTRY,
+  PLAN_ENTRY,
+  ROLLBACK_ENTRY,
+  type Step,
+  type StepDeps,
+  stepsOf,
+} from './steps.ts';
+
+const BLACKOUT_BUDGET_MS = 300;
+const BLACKOUT_LIMIT_MS = 15_000;
+const BUDGETS_IN_LIMIT = 10;
+const RETRY_MS = 500;
+const PATIENCE_MS = 60_000;
+
+export class Move {
+  readonly #options: MoveOptions;
+  readonly #report: MoveReport;
+  readonly #startMs: number;
+  #work: MoveWork | undefined;
+  #plan: MovePlan | undefined;
+  #isRunning = false;
+  /** Since when hosts, or the guest, wait. */
+  #pausedAtMs: number | undefined;
+  readonly #late = new AbortController();
+  /** Before the commit: the operator has had enough, or the pause takes too long. */
+  readonly #signal: AbortSignal;
+
+  constructor(options: MoveOptions) {
+    this.#options = options;
+    const { source, destination, tuning, clock, signal } = options;
+    this.#signal = signal === undefined ? this.#late.signal : AbortSignal.any([signal, this.#late.signal]);
+    this.#startMs = clock.nowMs();
+    this.#report = {
+      outcome: 'under-way',
+      source: source.name,
+      destination: destination.name,
+      record: undefined,
+      steps: [],
+      rounds: [],
+      namespaces: [],
+      memory: undefined,
+      restarts: 0,
+      throttledTo: undefined,
+      verification: tuning?.verification ?? 'none',
+      blackoutBudgetMs: tuning?.blackoutBudgetMs ?? BLACKOUT_BUDGET_MS,
+      blackoutForecastMs: undefined,
+      blackoutMs: undefined,
+      totalMs: 0,
+      warnings: [],
+    };
+  }
+
+  /** As far as it has come; complete once `run`, `abort` or `resume` has settled. */
+  get report(): MoveReport {
+    this.#work?.noteFigures();
+    if (this.#report.outcome === 'under-way') this.#report.totalMs = this.#options.clock.nowMs() - this.#startMs;
+    return this.#report;
+  }
+
+  /** Where the journal says it stands. */
+  get status(): MoveStatus {
+    return moveStatus(this.#options.journal.entries);
+  }
+
+  /** Looks at both ends, and touches nothing. */
+  async plan(): Promise<MovePlan> {
+    const { spec, onEvent } = this.#options;
+    if (spec === undefined) throw stateError('Nothing is named that should move');
+    const plan = await makePlan(this.#options, spec, this.#report.blackoutBudgetMs);
+    this.#plan = plan;
+    this.#report.record = plan.record;
+    onEvent?.({ event: 'plan', plan });
+    return plan;
+  }
+
+  async #tryPlan(): Promise<MovePlan> {
+    try {
+      return await this.plan();
+    } catch (cause) {
+      if (cause instanceof MoveError) throw cause;
+      const isAborted = this.#options.signal?.aborted === true;
+      const code = isAborted ? 'NVMEOF_ERR_ABORTED' : 'NVMEOF_ERR_MOVE_FAILED';
+      throw new MoveError(code, `The plan failed: ${messageOf(cause)}; nothing was touched`, 'as-before', { cause });
+    }
+  }
+
+  /**
+   * All of it, with the plan that `plan` has made, or a new one. The journal is empty.
+   * @throws MoveError; its `outcome` says where that leaves things
+   */
+  run(): Promise<MoveReport> {
+    return this.#once(async () => {
+      const { journal, signal } = this.#options;
+      if (this.status.phase !== 'none')
+        throw stateError('The journal has a move already: abort or resume it, or take another');
+      const plan = this.#plan ?? (await this.#tryPlan());
+      if (plan.refusals.length > 0) {
+        const message = plan.refusals.map((refusal) => refusal.message).join('\n');
+        throw new MoveError('NVMEOF_ERR_MOVE_REFUSED', message, 'as-before');
+      }
+      if (signal?.aborted === true) throw new MoveError('NVMEOF_ERR_ABORTED', messageOf(signal.reason), 'as-before');
+      for (const { message } of plan.warnings) this.#report.warnings.push(message);
+      const work = this.#begin(plan.record, plan.switchMs);
+      await journal.note({ step: PLAN_ENTRY, state: 'done', detail: plan.record });
+      try {
+        for (const step of stepsOf(BEFORE_COMMIT, plan.record)) {
+          this.#signal.throwIfAborted();
+          await this.#take(step, work);
+        }
+        this.#signal.throwIfAborted();
+        await this.#guard(work);
+      } catch (error) {
+        await this.#failed(work, error);
+      }
+      await this.#commit();
+      await this.#forward(work);
+    });
+  }
+
+  /** Undoes a move that another process has begun. @throws MoveError NVMEOF_ERR_MOVE_STATE after its commit */
+  abort(): Promise<MoveReport> {
+    return this.#once(async () => {
+      const { phase, record } = this.status;
+      if (phase === 'committed' || phase === 'moved') {
+        throw stateError('The move is committed: what was written at the destination since would be lost; resume it');
+      }
+      if (phase === 'none' || record === undefined) throw stateError('The journal is empty: there is nothing to abort');
+      if (phase === 'as-before') this.#end('as-before');
+      else await this.#rollBack(this.#begin(record, 0));
+    });
+  }
+
+  /**
+   * Goes on with a move that another process has begun: to its end after the commit; before it, back, because what was followed has ended with that
+   * process. The report says which.
+   */
+  resume(): Promise<MoveReport> {
+    return this.#once(async () => {
+      const { phase, record } = this.status;
+      if (phase === 'none' || record === undefined)
+        throw stateError('The journal is empty: there is nothing to resume');
+      if (phase === 'moved' || phase === 'as-before') this.#end(phase);
+      else if (phase === 'committed') await this.#forward(this.#begin(record, 0));
+      else await this.#rollBack(this.#begin(record, 0));
+    });
+  }
+
+  async #once(act: () => Promise<void>): Promise<MoveReport> {
+    assert(!this.#isRunning, 'A move runs once');
+    this.#isRunning = true;
+    await act();
+    return this.report;
+  }
+
+  #begin(record: MoveRecord, switchMs: number): MoveWork {
+    this.#report.record = record;
+    const work = new MoveWork(this.#options, record, this.#report, switchMs);
+    work.startMs = this.#startMs;
+    this.#work = work;
+    return work;
+  }
+
+  // ---- steps ---------------------------------------------------------------------------------------------------------------------
+
+  #deps(work: MoveWork): StepDeps {
+    const { journal } = this.#options;
+    return { work, entries: journal.entries, note: (entry) => journal.note(entry), signal: this.#signal };
+  }
+
+  async #take(step: Step, work: MoveWork): Promise<void> {
+    const { journal, onEvent } = this.#options;
+    if (step.pauses === true) this.#pause(work);
+    if (step.notesBegun !== true) await journal.note({ step: step.name, state: 'begun' });
+    onEvent?.({ event: 'step', step: step.name, state: 'begun' });
+    const time: StepTime = { step: step.name, startMs: work.nowMs, durationMs: 0 };
+    this.#report.steps.push(time);
+    try {
+      const detail = await step.take(this.#deps(work));
+      const done: JournalEntry = { step: step.name, state: 'done' };
+      await journal.note(detail === undefined ? done : { ...done, detail });
+    } finally {
+      time.durationMs = work.nowMs - time.startMs;
+    }
+    onEvent?.({ event: 'step', step: step.name, state: 'done' });
+  }
+
+  #pause(work: MoveWork): void {
+    if (this.#pausedAtMs !== undefined) return;
+    const { clock, tuning } = this.#options;
+    this.#pausedAtMs = clock.nowMs();
+    this.#report.blackoutForecastMs = work.preCopy?.blackoutMs ?? work.switchMs;
+    const budgetMs = this.#report.blackoutBudgetMs;
+    const limitMs = tuning?.blackoutLimitMs ?? Math.max(BLACKOUT_LIMIT_MS, BUDGETS_IN_LIMIT * budgetMs);
+    if (limitMs === Number.POSITIVE_INFINITY) return;
+    const message = `The pause has lasted ${limitMs} ms, longer than any that was planned: see what made the last copy slow`;
+    const late = new MoveError('NVMEOF_ERR_MOVE_BUDGET', message, 'as-before');
+    const timer = clock.setTimer(() => this.#late.abort(late), limitMs);
+    this.#late.signal.addEventListener('abort', () => timer.cancel(), { once: true });
+    this.#limit = timer;
+  }
+
+  #limit: { cancel(): void } | undefined;
+
+  #goesOn(): void {
+    this.#limit?.cancel();
+    if (this.#pausedAtMs === undefined) return;
+    this.#report.blackoutMs = this.#options.clock.nowMs() - this.#pausedAtMs;
+    this.#pausedAtMs = undefined;
+  }
+
+  /**
+   * Last look before the commit: an end that forgets its fence when it restarts may have done so. A source that is gone and does not forget stays
+   * closed, and everything of it is copied: the move goes on.
+   */
+  async #guard(work: MoveWork): Promise<void> {
+    await all([...(await work.atDestination())], async ({ planned, namespace }) =>
+      this.#stillClosed(work, planned, await namespace.fence()),
+    );
+    await all([...(await work.atSource())], async ({ planned, namespace }) => {
+      let fence: FenceState | undefined;
+      try {
+        fence = await namespace.fence();
+      } catch (error) {
+        if (!planned.sourceIsDurable) throw error;
+        work.warn(`${this.#options.source.name} does not answer any more: ${messageOf(error)}`);
+        return;
+      }
+      this.#stillClosed(work, planned, fence);
+    });
+  }
+
+  #stillClosed(work: MoveWork, { nsid }: PlannedNamespace, fence: FenceState | undefined): void {
+    if (fence !== undefined && !fence.isOpen && fence.epoch === work.epoch) return;
+    const found = fence === undefined ? 'gone' : `${fence.isOpen ? 'open' : 'closed'} in epoch ${fence.epoch}`;
+    const message = `The fence of namespace ${nsid} is ${found}, not closed in epoch ${work.epoch}: an end was restarted`;
+    throw new MoveError('NVMEOF_ERR_MOVE_FAILED', `${message}, or another move is under way`, 'as-before');
+  }
+
+  // ---- forward -------------------------------------------------------------------------------------------------------------------
+
+  async #commit(): Promise<void> {
+    this.#limit?.cancel();
+    try {
+      await this.#options.journal.note({ step: COMMIT_ENTRY, state: 'done' });
+    } catch (error) {
+      const message = `The commit may be in the journal, or not (${messageOf(error)}): resume the move, it goes by what is there`;
+      throw new MoveError('NVMEOF_ERR_MOVE_FAILED', message, 'undecided', { cause: error });
+    }
+    this.#options.onEvent?.({ event: 'step', step: COMMIT_ENTRY, state: 'done' });
+  }
+
+  async #forward(work: MoveWork): Promise<void> {
+    const steps = stepsOf(AFTER_COMMIT, work.record);
+    const isDone = new Set(this.status.done);
+    for (const step of steps) {
+      if (isDone.has(step.name)) continue;
+      const goOnAfter = work.record.spec.kind === 'controller' ? 'release' : 'open-destination';
+      await this.#until('moved-unfinished', step.name, () => this.#take(step, work));
+      if (step.name === goOnAfter) this.#goesOn();
+    }
+    await this.#until('moved-unfinished', MOVE_ENTRY, () =>
+      this.#options.journal.note({ step: MOVE_ENTRY, state: 'done' }),
+    );
+    this.#end('moved');
+  }
+
+  /** Again and again, with patience. */
+  async #until(outcome: MoveOutcome, name: string, act: () => Promise<void>): Promise<void> {
+    const { clock, tuning, onEvent } = this.#options;
+    const deadlineMs = clock.nowMs() + (tuning?.patienceMs ?? PATIENCE_MS);
+    for (;;) {
+      try {
+        await act();
+        return;
+      } catch (error) {
+        if (isSuperseded(error)) {
+          const message = `A newer move has taken over (${messageOf(error)}): nothing more can be done here`;
+          throw new MoveError('NVMEOF_ERR_MOVE_SUPERSEDED', message, outcome, { cause: error });
+        }
+        if (error instanceof MoveError && error.code === 'NVMEOF_ERR_MOVE_STATE') throw error;
+        if (clock.nowMs() >= deadlineMs) {
+          const message = `The move is committed, but step ${name} does not succeed (${messageOf(error)}): resume it when that is mended`;
+          throw new MoveError('NVMEOF_ERR_MOVE_FAILED', message, outcome, { cause: error });
+        }
+        onEvent?.({ event: 'retry', step: name, message: messageOf(error) });
+        await this.#work!.wait(tuning?.retryMs ?? RETRY_MS);
+      }
+    }
+  }
+
+  // ---- back ----------------------------------------------------------------------------------------------------------------------
+
+  /** Rolls back, and says what for. @throws MoveError always */
+  async #failed(work: MoveWork, error: unknown): Promise<never> {
+    const isAborted = this.#options.signal?.aborted === true;
+    const code: MoveErrorCode = isAborted
+      ? 'NVMEOF_ERR_ABORTED'
+      : error instanceof MoveError
+        ? (error.code as MoveErrorCode)
+        : isSuperseded(error)
+          ? 'NVMEOF_ERR_MOVE_SUPERSEDED'
+          : 'NVMEOF_ERR_MOVE_FAILED';
+    const step = this.#report.steps.at(-1)?.step ?? PLAN_ENTRY;
+    const what = error instanceof MoveError ? error.message : `Step ${step} failed: ${messageOf(error)}`;
+    await this.#rollBack(work, what);
+    throw new MoveError(code, `${what}; everything is as before`, 'as-before', { cause: error });
+  }
+
+  async #rollBack(work: MoveWork, reason?: string): Promise<void> {
+    const { clock, tuning, journal } = this.#options;
+    this.#limit?.cancel();
+    await this.#tryNote({
+      step: ROLLBACK_ENTRY,
+      state: 'begun',
+      ...(reason === undefined ? {} : { detail: { reason } }),
+    });
+    const deadlineMs = clock.nowMs() + (tuning?.patienceMs ?? PATIENCE_MS);
+    const has = (name: string, state: JournalEntry['state']): boolean =>
+      journal.entries.some((entry) => entry.step === name && entry.state === state);
+    // a step whose note failed may be in the journal, and may not: this process knows what it has begun
+    const begun = new Set(this.#report.steps.map(({ step }) => step));
+    const steps = stepsOf(BEFORE_COMMIT, work.record)
+      .filter(({ name }) => (has(name, 'begun') || begun.has(name)) && !has(name, 'undone'))
+      .reverse();
+    let urgent: readonly Step[] = steps.filter(({ undoing }) => undoing === 'first');
+    let rest: readonly Step[] = steps.filter(({ undoing }) => undoing !== 'first');
+    for (;;) {
+      const failures: unknown[] = [];
+      while (urgent.length > 0 && (await this.#undo(urgent[0]!, work, failures))) urgent = urgent.slice(1);
+      if (urgent.length === 0) this.#goesOn();
+      const again: Step[] = [];
+      for (const step of rest) if (!(await this.#undo(step, work, failures))) again.push(step);
+      rest = again;
+      if (failures.length === 0) break;
+      if (clock.nowMs() >= deadlineMs) {
+        const names = [...urgent, ...rest].map(({ name }) => name).join(', ');
+        const said = reason === undefined ? '' : `${reason}; `;
+        const message = `${said}not undone yet: ${names} (${messageOf(failures[0])}): abort the move again when that is mended`;
+        throw new MoveError('NVMEOF_ERR_MOVE_FAILED', message, 'unfinished', { cause: failures[0] });
+      }
+      await work.wait(tuning?.retryMs ?? RETRY_MS);
+    }
+    await this.#tryNote({ step: MOVE_ENTRY, state: 'undone' });
+    this.#end('as-before');
+  }
+
+  /** @returns false if it has to be tried again */
+  async #undo(step: Step, work: MoveWork, failures: unknown[]): Promise<boolean> {
+    const { onEvent } = this.#options;
+    try {
+      await step.undo?.(this.#deps(work));
+    } catch (error) {
+      if (step.undoing !== 'once') {
+        failures.push(error);
+        onEvent?.({ event: 'retry', step: step.name, message: messageOf(error) });
+        return false;
+      }
+      work.warn(`Step ${step.name} could not be undone and ends with the connection: ${messageOf(error)}`);
+    }
+    await this.#tryNote({ step: step.name, state: 'undone' });
+    onEvent?.({ event: 'step', step: step.name, state: 'undone' });
+    return true;
+  }
+
+  /** Undoing does not depend on its record: who reads an older one undoes it again. */
+  async #tryNote(entry: JournalEntry): Promise<void> {
+    try {
+      await this.#options.journal.note(entry);
+    } catch (error) {
+      if (!(error instanceof NvmeofError)) throw error;
+      this.#report.warnings.push(messageOf(error));
+    }
+  }
+
+  #end(outcome: 'moved' | 'as-before'): void {
+    this.#report.outcome = outcome;
+    this.#report.totalMs = this.#options.clock.nowMs() - this.#startMs;
+  }
+}
+
+function stateError(message: string): MoveError {
+  return new MoveError('NVMEOF_ERR_MOVE_STATE', message, 'undecided');
+}

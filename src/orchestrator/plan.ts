@@ -1,0 +1,252 @@
+/** Looks at both ends before anything is touched: what will move, and what stands against it. */
+import type { EndNamespace, FenceState } from './end.ts';
+import type { MoveOptions } from './move-options.ts';
+import type { Finding, MovePlan, MoveRecord, MoveSpec, PlannedNamespace } from './move-spec.ts';
+
+/** Answers of an end that a switch waits for, about. */
+const ANSWERS_NAMESPACES = 5;
+const ANSWERS_CONTROLLER = 14;
+const SWITCH_MS_MIN = 5;
+
+interface Pair {
+  readonly nsid: number;
+  readonly source: EndNamespace;
+  readonly destination: EndNamespace;
+}
+
+export async function makePlan(options: MoveOptions, spec: MoveSpec, blackoutBudgetMs: number): Promise<MovePlan> {
+  return new Planner(options, spec, blackoutBudgetMs).plan();
+}
+
+class Planner {
+  readonly #options: MoveOptions;
+  readonly #spec: MoveSpec;
+  readonly #budgetMs: number;
+  readonly #refusals: Finding[] = [];
+  readonly #warnings: Finding[] = [];
+  #allocatedBytes = 0;
+
+  constructor(options: MoveOptions, spec: MoveSpec, budgetMs: number) {
+    this.#options = options;
+    this.#spec = spec;
+    this.#budgetMs = budgetMs;
+  }
+
+  async plan(): Promise<MovePlan> {
+    const { source, destination } = this.#options;
+    if (source.subnqn !== destination.subnqn) {
+      const remedy = 'hosts and guests know a subsystem by its NQN: give the destination the same';
+      this.#refuse(
+        'subnqn',
+        `${source.name} is ${source.subnqn}, ${destination.name} is ${destination.subnqn}: ${remedy}`,
+      );
+    }
+    const pairs = await this.#pairs();
+    const { namespaces, epoch } = await this.#namespaces(pairs);
+    await this.#controller();
+    const switchMs = await this.#switchMs(pairs);
+    if (switchMs > this.#budgetMs) {
+      const took = `the switch alone takes about ${Math.ceil(switchMs)} ms, allowed are ${this.#budgetMs} ms`;
+      this.#refuse('budget', `The pause would be too long: ${took}; allow a longer one`);
+    }
+    const record: MoveRecord = {
+      spec: this.#spec,
+      subnqn: source.subnqn,
+      epoch: String(epoch),
+      namespaces,
+      ...(this.#options.context === undefined ? {} : { context: this.#options.context }),
+    };
+    return {
+      record,
+      refusals: this.#refusals,
+      warnings: this.#warnings,
+      allocatedBytes: this.#allocatedBytes,
+      switchMs,
+    };
+  }
+
+  #refuse(what: string, message: string): void {
+    this.#refusals.push({ what, message });
+  }
+
+  #warn(what: string, message: string): void {
+    this.#warnings.push({ what, message });
+  }
+
+  /** Namespaces at both ends, by NSID. */
+  async #pairs(): Promise<Pair[]> {
+    const { source, destination } = this.#options;
+    const [ours, theirs] = await Promise.all([source.namespaces(), destination.namespaces()]);
+    const present = ours.map(({ identity }) => identity.nsid);
+    const wanted = this.#spec.nsids ?? present;
+    for (const nsid of this.#spec.shared ?? []) {
+      if (!wanted.includes(nsid)) {
+        this.#refuse('namespace', `Namespace ${nsid} is said to be shared, but is none of ${list(wanted)} that move`);
+      }
+    }
+    if (wanted.length === 0 && this.#spec.kind === 'namespaces') {
+      this.#refuse(
+        'namespace',
+        `${source.name} has no namespace that its manager sees: attach one, or name another manager`,
+      );
+    }
+    const pairs: Pair[] = [];
+    for (const nsid of wanted) {
+      const from = ours.find(({ identity }) => identity.nsid === nsid);
+      const to = theirs.find(({ identity }) => identity.nsid === nsid);
+      if (from === undefined) {
+        this.#refuse('namespace', `Namespace ${nsid} is not at ${source.name}; there are ${list(present)}`);
+      } else if (to === undefined) {
+        const { blockCount, blockSize } = from.identity;
+        const remedy = `make one there with ${blockCount} blocks of ${blockSize} bytes and the same identity`;
+        this.#refuse('namespace', `Namespace ${nsid} is not at ${destination.name}: ${remedy}`);
+      } else pairs.push({ nsid, source: from, destination: to });
+    }
+    return pairs;
+  }
+
+  async #namespaces(pairs: readonly Pair[]): Promise<{ namespaces: PlannedNamespace[]; epoch: bigint }> {
+    const namespaces: PlannedNamespace[] = [];
+    let epoch = 1n;
+    for (const pair of pairs) {
+      const isShared = this.#spec.shared?.includes(pair.nsid) === true;
+      this.#sameIdentity(pair);
+      const [ours, theirs] = await Promise.all([pair.source.fence(), pair.destination.fence()]);
+      this.#fences(pair.nsid, ours, theirs);
+      for (const fence of [ours, theirs]) if (fence !== undefined && fence.epoch >= epoch) epoch = fence.epoch + 1n;
+      if (!isShared) await this.#content(pair);
+      const reservations = await pair.destination.reservations();
+      const { blockSize, blockCount } = pair.source.identity;
+      namespaces.push({
+        nsid: pair.nsid,
+        mode: isShared ? 'shared' : 'copied',
+        blockSize,
+        blockCount,
+        destinationWasOpen: theirs?.isOpen === true,
+        sourceIsDurable: ours?.isDurable === true,
+        ...(reservations === undefined
+          ? {}
+          : { destinationReservations: Buffer.from(reservations).toString('base64') }),
+      });
+    }
+    return { namespaces, epoch };
+  }
+
+  #sameIdentity({ nsid, source, destination }: Pair): void {
+    const ours = source.identity;
+    const theirs = destination.identity;
+    const at = this.#options.destination.name;
+    if (ours.blockSize !== theirs.blockSize || ours.blockCount !== theirs.blockCount) {
+      const found = `${theirs.blockCount} blocks of ${theirs.blockSize} bytes`;
+      const needed = `${ours.blockCount} of ${ours.blockSize}`;
+      this.#refuse('geometry', `Namespace ${nsid} at ${at} has ${found}, the source has ${needed}: make it the same`);
+    }
+    for (const name of ['uuid', 'nguid', 'eui64'] as const) {
+      if (ours[name] === theirs[name]) continue;
+      const found = `${name.toUpperCase()} ${theirs[name] ?? 'none'}, the source has ${ours[name] ?? 'none'}`;
+      this.#refuse('identity', `Namespace ${nsid} at ${at} has ${found}: give it the identity of the source`);
+    }
+    if (ours.uuid === undefined && ours.nguid === undefined && ours.eui64 === undefined) {
+      this.#warn(
+        'identity',
+        `Namespace ${nsid} has no UUID, NGUID or EUI64: a host cannot know that both are the same`,
+      );
+    }
+  }
+
+  #fences(nsid: number, ours: FenceState | undefined, theirs: FenceState | undefined): void {
+    const { source, destination } = this.#options;
+    const ends = [
+      [source.name, ours],
+      [destination.name, theirs],
+    ] as const;
+    for (const [name, fence] of ends) {
+      if (fence === undefined) {
+        const remedy = 'without one two sides could write: serve it by nvmeferry, with this host among its managers';
+        this.#refuse('fence', `Namespace ${nsid} has no fence at ${name}: ${remedy}`);
+      } else if (!fence.isDurable) {
+        const risk = 'a restart there forgets who may write';
+        this.#warn(
+          'fence',
+          `The fence of namespace ${nsid} at ${name} is not durable, ${risk}: configure a state directory`,
+        );
+      }
+    }
+    if (ours?.isOpen === false) {
+      const remedy = 'move it from where it is open, or open it';
+      this.#refuse('fence', `Namespace ${nsid} is closed at ${source.name} (epoch ${ours.epoch}): ${remedy}`);
+    }
+  }
+
+  /** What is to be copied, and what is in its way. */
+  async #content({ nsid, source, destination }: Pair): Promise<void> {
+    const { signal, destination: end } = this.#options;
+    for await (const { blockCount } of source.source.allocated(signal)) {
+      this.#allocatedBytes += blockCount * source.identity.blockSize;
+    }
+    if (await hasData(destination, signal)) {
+      const what = `Namespace ${nsid} at ${end.name} holds data`;
+      if (this.#spec.overwrite === true) this.#warn('overwrite', `${what}: it will be overwritten`);
+      else this.#refuse('overwrite', `${what}: empty it, or say that it may be overwritten`);
+    }
+  }
+
+  async #controller(): Promise<void> {
+    const { kind, controller } = this.#spec;
+    const { source, destination, front, memory } = this.#options;
+    if (kind === 'namespaces') {
+      if (front !== undefined || memory !== undefined || controller !== undefined)
+        this.#refuse(
+          'kind',
+          'A front, memory or a controller was named, but only namespaces move: name all for a controller',
+        );
+      return;
+    }
+    if (controller === undefined) {
+      this.#refuse(
+        'controller',
+        `No controller is named: ${source.name} has ${list(await source.migratable())} to move`,
+      );
+      return;
+    }
+    for (const [end, cntlid] of [
+      [source, controller.source],
+      [destination, controller.destination],
+    ] as const) {
+      const there = await end.migratable();
+      if (!there.includes(cntlid)) {
+        const remedy = 'name one of those, or connect its host there first';
+        this.#refuse('controller', `Controller ${cntlid} is not at ${end.name}, which has ${list(there)}: ${remedy}`);
+      }
+    }
+    if (this.#refusals.length > 0) return;
+    if (await source.controller(controller.source).isSuspended()) {
+      const remedy = 'end the migration that suspended it, or resume it';
+      this.#refuse('controller', `Controller ${controller.source} at ${source.name} is suspended already: ${remedy}`);
+    }
+    const found = await source.controller(controller.source).differences?.(destination, controller.destination);
+    for (const difference of found ?? []) this.#refuse('compatibility', difference);
+  }
+
+  /** From how fast the ends answer; a floor for what they do in it. */
+  async #switchMs(pairs: readonly Pair[]): Promise<number> {
+    const { clock, tuning } = this.#options;
+    if (tuning?.switchMs !== undefined) return tuning.switchMs;
+    const pair = pairs[0];
+    if (pair === undefined) return SWITCH_MS_MIN;
+    const startMs = clock.nowMs();
+    await pair.source.fence();
+    await pair.destination.fence();
+    const answerMs = (clock.nowMs() - startMs) / 2;
+    return SWITCH_MS_MIN + answerMs * (this.#spec.kind === 'controller' ? ANSWERS_CONTROLLER : ANSWERS_NAMESPACES);
+  }
+}
+
+export async function hasData(namespace: EndNamespace, signal: AbortSignal | undefined): Promise<boolean> {
+  for await (const run of namespace.source.allocated(signal)) if (run.blockCount > 0) return true;
+  return false;
+}
+
+function list(ids: readonly number[]): string {
+  return ids.length === 0 ? 'none' : ids.join(', ');
+}

@@ -1,0 +1,242 @@
+/**
+ * The steps of a move in their order: what each does and what takes it back. Any of them may have had its effect when it fails, and may be taken, or
+ * taken back, again by another process: so all are idempotent, and what a step needs is in the journal.
+ */
+import type { EndNamespace } from './end.ts';
+import type { JournalEntry } from './journal.ts';
+import { all, isSuperseded, MoveError, messageOf } from './move-error.ts';
+import type { MoveRecord } from './move-spec.ts';
+import type { MoveWork } from './move-work.ts';
+
+export type StepName =
+  | 'close-destination'
+  | 'announce'
+  | 'pre-copy'
+  | 'suspend'
+  | 'close-source'
+  | 'last-copy'
+  | 'state'
+  | 'open-destination'
+  | 'resume'
+  | 'release'
+  | 'clean-up';
+
+/** Entries beside those of steps: the plan is first; the commit decides; the end of a move is last. */
+export const PLAN_ENTRY = 'plan';
+export const COMMIT_ENTRY = 'commit';
+export const ROLLBACK_ENTRY = 'rollback';
+export const MOVE_ENTRY = 'move';
+
+export interface StepDeps {
+  readonly work: MoveWork;
+  /** Of an earlier process, and of this one. */
+  readonly entries: readonly JournalEntry[];
+  readonly note: (entry: JournalEntry) => Promise<void>;
+  /** Ends waiting in the pause: the operator has had enough, or it takes too long. */
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface Step {
+  readonly name: StepName;
+  /** Of moves of that kind only. */
+  readonly kind?: MoveRecord['spec']['kind'];
+  /** Hosts, or the guest, wait from here on. */
+  readonly pauses?: boolean;
+  /** It is noted as begun by itself, when it comes to what cannot be repeated. */
+  readonly notesBegun?: boolean;
+  /** @returns what its entry has to say to those who come later */
+  readonly take: (deps: StepDeps) => Promise<unknown>;
+  /** Before the commit only. */
+  readonly undo?: (deps: StepDeps) => Promise<void>;
+  /**
+   * `first`: hosts or the guest wait for it, and those that come after it need it. `once`: it ends with the connection anyway.
+   * Default: until it succeeds, but nobody waits for it.
+   */
+  readonly undoing?: 'first' | 'once';
+}
+
+/** How long the source stays closed in a rollback for a destination that does not answer. */
+const UNDO_WAIT_MS = 2000;
+
+export const BEFORE_COMMIT: readonly Step[] = [
+  {
+    name: 'close-destination',
+    take: ({ work }) => eachAt(work.atDestination(), (namespace) => namespace.setFence(false, work.epoch)),
+    undo: async ({ work }) => {
+      await work.closing; // or it would come late
+      const wasOpen = (await work.atDestination()).filter(({ planned }) => planned.destinationWasOpen);
+      await all(wasOpen, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)));
+    },
+  },
+  {
+    name: 'announce',
+    kind: 'namespaces',
+    take: ({ work }) => announce(work, true),
+    undo: ({ work }) => announce(work, false),
+  },
+  {
+    name: 'pre-copy',
+    take: ({ work }) => work.copyWhileInUse(),
+    undo: async ({ work }) => {
+      const results = await Promise.allSettled([work.stopCopying(), work.stopTrackingMemory()]);
+      for (const result of results) if (result.status === 'rejected') throw result.reason;
+    },
+    undoing: 'once',
+  },
+  {
+    name: 'suspend',
+    kind: 'controller',
+    pauses: true,
+    take: async ({ work }) => {
+      await work.options.front?.pause();
+      await work.sourceController.suspend();
+    },
+    undo: async ({ work }) => {
+      await work.sourceController.resume();
+      await work.options.front?.resume();
+    },
+    undoing: 'first',
+  },
+  {
+    name: 'close-source',
+    pauses: true,
+    take: ({ work }) => eachAt(work.atSource(), (namespace) => namespace.setFence(false, work.epoch)),
+    undo: reopenSource,
+    undoing: 'first',
+  },
+  {
+    name: 'last-copy',
+    take: async ({ work, signal }) => {
+      try {
+        await work.preCopy?.finish(signal);
+      } finally {
+        work.noteFigures();
+      }
+      await all(await work.pairs(), async ({ planned, source, destination }) => {
+        const status = await source.reservations();
+        // where nobody has registered at either end there is nothing to say
+        if (status === undefined && planned.destinationReservations === undefined) return;
+        await destination.setReservations(status, work.epoch);
+      });
+    },
+    undo: async ({ work }) => {
+      await all(await work.atDestination(), async ({ planned, namespace }) => {
+        const before = planned.destinationReservations;
+        const now = await namespace.reservations();
+        if (before === undefined ? now === undefined : now !== undefined && before === base64(now)) return;
+        const status = before === undefined ? undefined : new Uint8Array(Buffer.from(before, 'base64'));
+        await unlessSuperseded(work, () => namespace.setReservations(status, work.undoEpoch));
+      });
+    },
+  },
+  {
+    name: 'state',
+    kind: 'controller',
+    take: async ({ work }) => {
+      const state = await work.sourceController.getState();
+      await loadState(work, state);
+      return { state: base64(state) };
+    },
+    undo: ({ work }) => work.destinationController.reset(),
+  },
+];
+
+export const AFTER_COMMIT: readonly Step[] = [
+  {
+    name: 'open-destination',
+    take: ({ work }) => eachAt(work.atDestination(), (namespace) => namespace.setFence(true, work.epoch)),
+  },
+  { name: 'resume', kind: 'controller', notesBegun: true, take: resumeAtDestination },
+  { name: 'release', kind: 'controller', take: async ({ work }) => work.options.front?.resume() },
+  { name: 'clean-up', take: cleanUp },
+];
+
+export function stepsOf(steps: readonly Step[], record: MoveRecord): readonly Step[] {
+  return steps.filter(({ kind }) => kind === undefined || kind === record.spec.kind);
+}
+
+async function eachAt(
+  namespaces: Promise<readonly { readonly namespace: EndNamespace }[]>,
+  act: (namespace: EndNamespace) => Promise<void>,
+): Promise<void> {
+  await all(await namespaces, ({ namespace }) => act(namespace));
+}
+
+async function announce({ options, record }: MoveWork, isThere: boolean): Promise<void> {
+  if (record.spec.peer !== undefined) await options.source.announce(record.spec.peer, isThere);
+}
+
+/**
+ * The destination first, in an epoch that nothing late can overtake; then the source. A destination that does not answer is closed already, in the
+ * epoch of the move, and only a commit would open it: the source does not wait long for it.
+ */
+async function reopenSource({ work }: StepDeps): Promise<void> {
+  work.closing = work
+    .atDestination()
+    .then((namespaces) =>
+      all(namespaces, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(false, work.undoEpoch))),
+    )
+    .catch((error) => work.warn(`The destination could not be told of the rollback: ${messageOf(error)}`));
+  await work.atMost(UNDO_WAIT_MS, work.closing);
+  await all(await work.atSource(), ({ namespace }) =>
+    unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)),
+  );
+}
+
+/** A newer move has the namespace: what became of ours is its affair. */
+async function unlessSuperseded(work: MoveWork, act: () => Promise<void>): Promise<void> {
+  try {
+    await act();
+  } catch (error) {
+    if (!isSuperseded(error)) throw error;
+    work.warn(`A newer move has taken over: ${messageOf(error)}`);
+  }
+}
+
+async function loadState({ destinationController }: MoveWork, state: Uint8Array): Promise<void> {
+  await destinationController.suspend();
+  await destinationController.setState(state);
+}
+
+/**
+ * Gives the device to the destination and runs its controller there, once. If a try was under way before, and it is not suspended, it runs, or has
+ * run: the state is not loaded a second time, or commands would be repeated. If none was, and it is not suspended, its process was restarted since:
+ * it gets the state again.
+ */
+async function resumeAtDestination({ work, entries, note }: StepDeps): Promise<void> {
+  const controller = work.destinationController;
+  const wasTried = entries.some(({ step, state }) => step === 'resume' && state === 'begun');
+  if (!(await controller.isSuspended())) {
+    if (wasTried) return;
+    await loadState(work, stateIn(entries));
+  }
+  await work.options.front?.pause();
+  await work.options.front?.attach('destination');
+  if (!wasTried) await note({ step: 'resume', state: 'begun' });
+  await controller.resume();
+}
+
+function stateIn(entries: readonly JournalEntry[]): Uint8Array {
+  const detail = entries.findLast(({ step, state }) => step === 'state' && state === 'done')?.detail;
+  const { state } = (detail ?? {}) as { readonly state?: string };
+  if (state === undefined) {
+    const message = 'The journal has no state of the controller: it was changed by another program';
+    throw new MoveError('NVMEOF_ERR_MOVE_STATE', message, 'moved-unfinished');
+  }
+  return new Uint8Array(Buffer.from(state, 'base64'));
+}
+
+/** What is left at the source; a source that is gone has nothing left. */
+async function cleanUp({ work }: StepDeps): Promise<void> {
+  const acts: (() => Promise<void>)[] = [() => work.stopCopying()];
+  if (work.record.spec.kind === 'controller') acts.push(() => work.sourceController.reset());
+  for (const act of acts) {
+    try {
+      await act();
+    } catch (error) {
+      work.warn(`The source could not be cleaned up: ${messageOf(error)}`);
+    }
+  }
+}
+
+const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64');
