@@ -182,14 +182,13 @@ export class Move {
   // ---- steps ---------------------------------------------------------------------------------------------------------------------
 
   #deps(work: MoveWork): StepDeps {
-    const { journal } = this.#options;
-    return { work, entries: journal.entries, note: (entry) => journal.note(entry), signal: this.#signal };
+    return { work, entries: this.#options.journal.entries, signal: this.#signal };
   }
 
   async #take(step: Step, work: MoveWork): Promise<void> {
     const { journal, onEvent } = this.#options;
     if (step.pauses === true) this.#pause(work);
-    if (step.notesBegun !== true) await journal.note({ step: step.name, state: 'begun' });
+    await journal.note({ step: step.name, state: 'begun' });
     onEvent?.({ event: 'step', step: step.name, state: 'begun' });
     const time: StepTime = { step: step.name, startMs: work.nowMs, durationMs: 0 };
     this.#report.steps.push(time);

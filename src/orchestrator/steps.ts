@@ -16,6 +16,7 @@ export type StepName =
   | 'close-source'
   | 'last-copy'
   | 'state'
+  | 'attach'
   | 'open-destination'
   | 'resume'
   | 'release'
@@ -31,7 +32,6 @@ export interface StepDeps {
   readonly work: MoveWork;
   /** Of an earlier process, and of this one. */
   readonly entries: readonly JournalEntry[];
-  readonly note: (entry: JournalEntry) => Promise<void>;
   /** Ends waiting in the pause: the operator has had enough, or it takes too long. */
   readonly signal: AbortSignal | undefined;
 }
@@ -42,8 +42,6 @@ export interface Step {
   readonly kind?: MoveRecord['spec']['kind'];
   /** Hosts, or the guest, wait from here on. */
   readonly pauses?: boolean;
-  /** It is noted as begun by itself, when it comes to what cannot be repeated. */
-  readonly notesBegun?: boolean;
   /** @returns what its entry has to say to those who come later */
   readonly take: (deps: StepDeps) => Promise<unknown>;
   /** Before the commit only. */
@@ -142,11 +140,19 @@ export const BEFORE_COMMIT: readonly Step[] = [
 ];
 
 export const AFTER_COMMIT: readonly Step[] = [
+  { name: 'attach', kind: 'controller', take: attachDestination },
   {
     name: 'open-destination',
     take: ({ work }) => eachAt(work.atDestination(), (namespace) => namespace.setFence(true, work.epoch)),
   },
-  { name: 'resume', kind: 'controller', notesBegun: true, take: resumeAtDestination },
+  {
+    name: 'resume',
+    kind: 'controller',
+    take: async ({ work: { destinationController } }) => {
+      // if not, it runs: the first try had its effect
+      if (await destinationController.isSuspended()) await destinationController.resume();
+    },
+  },
   { name: 'release', kind: 'controller', take: async ({ work }) => work.options.front?.resume() },
   { name: 'clean-up', take: cleanUp },
 ];
@@ -199,21 +205,16 @@ async function loadState({ destinationController }: MoveWork, state: Uint8Array)
 }
 
 /**
- * Gives the device to the destination and runs its controller there, once. If a try was under way before, and it is not suspended, it runs, or has
- * run: the state is not loaded a second time, or commands would be repeated. If none was, and it is not suspended, its process was restarted since:
- * it gets the state again.
+ * Gives the device to the destination, whose controller runs as soon as its namespaces are open and it is not suspended any more. If its process
+ * was restarted since the state was set, it gets the state again; but never once they may have been opened: it may have run, and would repeat
+ * commands.
  */
-async function resumeAtDestination({ work, entries, note }: StepDeps): Promise<void> {
+async function attachDestination({ work, entries }: StepDeps): Promise<void> {
   const controller = work.destinationController;
-  const wasTried = entries.some(({ step, state }) => step === 'resume' && state === 'begun');
-  if (!(await controller.isSuspended())) {
-    if (wasTried) return;
-    await loadState(work, stateIn(entries));
-  }
+  const mayHaveRun = entries.some(({ step }) => step === 'open-destination');
+  if (!mayHaveRun && !(await controller.isSuspended())) await loadState(work, stateIn(entries));
   await work.options.front?.pause();
   await work.options.front?.attach('destination');
-  if (!wasTried) await note({ step: 'resume', state: 'begun' });
-  await controller.resume();
 }
 
 function stateIn(entries: readonly JournalEntry[]): Uint8Array {

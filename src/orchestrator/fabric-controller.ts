@@ -1,0 +1,208 @@
+/** A migratable controller by the commands of its manager. Base 2.1 section 8.1.12. */
+import { MEMORY_UNIT_BYTES, TrackingAttribute } from '../spec/migration.ts';
+import { NvmeofError, NvmeStatusError } from '../util/error.ts';
+import type { ControllerStateFormats } from '../wire/cold/controller-state.ts';
+import type { IdentifyController } from '../wire/cold/identify-controller.ts';
+import type { StateSelection } from '../initiator/live-migration.ts';
+import type { End, EndController, MemoryRun } from './end.ts';
+import { FabricEnd, type Link } from './fabric-end.ts';
+
+const STATUS_MASK = 0x7ff;
+const NOT_SUSPENDED = 0x13a;
+const NOT_ENOUGH_RESOURCES = 0x138;
+const STATE_HEADER_BYTES = 48;
+/** Of one answer of Track Receive. */
+const MEMORY_CHANGES_MAX = 4096;
+const MEMORY_RANGE_UNITS_MAX = 0xffff_ffff;
+/** Version 0 of the NVMe part is the only one there is. */
+const STATE_VERSION = 0;
+const UUID_BYTES = 16;
+/** Before the state itself: which formats its parts have, as indexes differ from end to end. */
+const ENVELOPE_BYTES = 4 + UUID_BYTES;
+
+export class FabricController implements EndController {
+  readonly cntlid: number;
+  readonly #end: FabricEnd;
+  /** Granularity of tracked memory, 2^n x 4 KiB, and the connection that tracks. */
+  #tracked: { readonly generation: number } | undefined;
+
+  constructor(end: FabricEnd, cntlid: number) {
+    this.#end = end;
+    this.cntlid = cntlid;
+  }
+
+  async suspend(): Promise<void> {
+    await this.#end.repeat(async (link) => {
+      await link.migration.suspend(this.cntlid);
+      this.#end.noteSuspended(this.cntlid, link);
+    });
+  }
+
+  async resume(): Promise<void> {
+    try {
+      await this.#end.repeat(({ migration }) => migration.resume(this.cntlid));
+    } catch (error) {
+      if (statusOf(error) !== NOT_SUSPENDED) throw error; // it runs: an earlier try had its effect
+    }
+    this.#end.noteSuspended(this.cntlid, undefined);
+  }
+
+  async isSuspended(): Promise<boolean> {
+    return this.#end.repeat(async (link) => {
+      const { selection } = await this.#formats(link);
+      return (await link.migration.getStatePart(this.cntlid, selection, 0, STATE_HEADER_BYTES)).suspended;
+    });
+  }
+
+  async getState(): Promise<Uint8Array> {
+    return this.#end.repeat(async (link) => {
+      const { selection, formats } = await this.#formats(link);
+      const { bytes, suspended } = await link.migration.getState(this.cntlid, selection);
+      if (!suspended) {
+        const message = `${this.#end.name}: controller ${this.cntlid} runs: somebody resumed or reset it`;
+        throw new NvmeofError('NVMEOF_ERR_NOT_SUSPENDED', message);
+      }
+      return wrap(bytes, selection, formats);
+    });
+  }
+
+  async setState(state: Uint8Array): Promise<void> {
+    await this.#end.repeat(async (link) => {
+      const selection = indexesAt(await link.migration.stateFormats(), state, this.#end.name);
+      await link.migration.setState(this.cntlid, state.subarray(ENVELOPE_BYTES), selection);
+    });
+  }
+
+  /** A controller that runs is suspended for it: only then its manager may. */
+  async reset(): Promise<void> {
+    await this.#end.repeat(async ({ migration }) => {
+      await migration.suspend(this.cntlid);
+      await migration.resetController(this.cntlid);
+    });
+    this.#end.noteSuspended(this.cntlid, undefined);
+  }
+
+  // ---- memory --------------------------------------------------------------------------------------------------------------------
+
+  async trackMemory(ranges: readonly MemoryRun[]): Promise<void> {
+    await this.#end.repeat(async (link) => {
+      const { identify } = link.controller;
+      if ((identify.trattr & TrackingAttribute.HostMemory) === 0) {
+        const remedy = 'copy its memory while it is suspended, or serve it by one that does (THMCS)';
+        throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', `${this.#end.name} does not track memory: ${remedy}`);
+      }
+      for (let exponent = identify.minmrtg; ; exponent++) {
+        try {
+          await link.migration.trackMemory(this.cntlid, exponent, unitsOf(ranges, exponent, identify));
+          break;
+        } catch (error) {
+          // coarser takes less
+          if (statusOf(error) !== NOT_ENOUGH_RESOURCES || exponent >= identify.maxmrtg) throw error;
+        }
+      }
+      this.#tracked = link;
+    });
+  }
+
+  async memoryChanges(): Promise<{ readonly runs: readonly MemoryRun[]; readonly isFinal: boolean }> {
+    const link = await this.#end.link();
+    if (this.#tracked?.generation !== link.generation) {
+      throw new NvmeofError('NVMEOF_ERR_PATH', `${this.#end.name}: memory is not tracked any more, its connection was lost`);
+    }
+    const { changes, more, suspended, rpmpg } = await link.migration.memoryChanges(this.cntlid, MEMORY_CHANGES_MAX);
+    const unit = MEMORY_UNIT_BYTES * 2 ** rpmpg;
+    const runs = changes.map(({ saddr, len }) => ({ address: Number(saddr), lengthBytes: len * unit }));
+    return { runs, isFinal: suspended && !more };
+  }
+
+  async stopTrackingMemory(): Promise<void> {
+    await this.#end.repeat(({ migration }) => migration.stopTrackingMemory(this.cntlid));
+  }
+
+  // ---- formats -------------------------------------------------------------------------------------------------------------------
+
+  async #formats({ migration }: Link): Promise<{ selection: StateSelection; formats: ControllerStateFormats }> {
+    const formats = await migration.stateFormats();
+    const csvi = formats.versions.indexOf(STATE_VERSION) + 1;
+    const csuuidi = formats.uuids.length > 0 ? 1 : 0;
+    return { selection: { csvi, csuuidi }, formats };
+  }
+
+  async differences(destination: End): Promise<readonly string[]> {
+    if (!(destination instanceof FabricEnd)) return [];
+    const [ours, theirs] = await Promise.all([this.#end.link(), destination.link()]);
+    const found: string[] = [];
+    const { formats, selection } = await this.#formats(ours);
+    try {
+      indexesAt(await theirs.migration.stateFormats(), wrap(new Uint8Array(0), selection, formats), destination.name);
+    } catch (error) {
+      if (!(error instanceof NvmeofError)) throw error;
+      found.push(error.message);
+    }
+    found.push(...lacks(ours.controller.identify, theirs.controller.identify, destination.name));
+    return found;
+  }
+}
+
+function statusOf(error: unknown): number | undefined {
+  return error instanceof NvmeStatusError ? error.status & STATUS_MASK : undefined;
+}
+
+/** What a guest may use at the source and would miss. Managers of a subsystem report what its other controllers do. */
+function lacks(ours: IdentifyController, theirs: IdentifyController, name: string): string[] {
+  const found: string[] = [];
+  const missing = ours.oncs & ~theirs.oncs;
+  if (missing !== 0) found.push(`${name} lacks optional commands that the source has (ONCS ${hex(missing)}): use a newer one`);
+  if (theirs.mdts !== 0 && (ours.mdts === 0 || ours.mdts > theirs.mdts)) {
+    found.push(`${name} takes transfers of 2^${theirs.mdts} pages, the source 2^${ours.mdts || '(no limit)'}: raise its MDTS`);
+  }
+  return found;
+}
+
+const hex = (value: number): string => `0x${value.toString(16)}`;
+
+// ---- the envelope of a state -------------------------------------------------------------------------------------------------------
+
+function wrap(bytes: Uint8Array, { csvi, csuuidi }: StateSelection, { uuids }: ControllerStateFormats): Uint8Array {
+  const wrapped = new Uint8Array(ENVELOPE_BYTES + bytes.length);
+  wrapped[0] = csvi > 0 ? 1 : 0;
+  wrapped[1] = csuuidi > 0 ? 1 : 0;
+  if (csuuidi > 0) wrapped.set(uuids[csuuidi - 1]!, 4);
+  wrapped.set(bytes, ENVELOPE_BYTES);
+  return wrapped;
+}
+
+/** Indexes of the same formats in another controller's lists. @throws NvmeofError if it does not have them */
+function indexesAt(formats: ControllerStateFormats, state: Uint8Array, name: string): StateSelection {
+  const csvi = state[0] === 1 ? formats.versions.indexOf(STATE_VERSION) + 1 : 0;
+  const uuid = state.subarray(4, ENVELOPE_BYTES);
+  const csuuidi = state[1] === 1 ? formats.uuids.findIndex((own) => Buffer.compare(own, uuid) === 0) + 1 : 0;
+  if ((state[0] === 1 && csvi === 0) || (state[1] === 1 && csuuidi === 0)) {
+    const format = csvi === 0 && state[0] === 1 ? `version ${STATE_VERSION}` : `format ${Buffer.from(uuid).toString('hex')}`;
+    const message = `${name} does not take controller states of ${format}: use one that serves the same (Identify CNS 20h)`;
+    throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', message);
+  }
+  return { csvi, csuuidi };
+}
+
+/** Ranges in units of the granularity; of a power of two each, where the controller wants that. */
+function unitsOf(
+  ranges: readonly MemoryRun[],
+  exponent: number,
+  { trattr }: IdentifyController,
+): { saddr: bigint; len: number }[] {
+  const unit = MEMORY_UNIT_BYTES * 2 ** exponent;
+  const wantsPowers = (trattr & TrackingAttribute.PowerOfTwoRanges) !== 0;
+  return ranges.flatMap(({ address, lengthBytes }) => {
+    const found: { saddr: bigint; len: number }[] = [];
+    let at = Math.floor(address / unit) * unit;
+    let left = Math.ceil((address + lengthBytes - at) / unit);
+    while (left > 0) {
+      const len = Math.min(MEMORY_RANGE_UNITS_MAX, wantsPowers ? 2 ** Math.floor(Math.log2(left)) : left);
+      found.push({ saddr: BigInt(at), len });
+      at += len * unit;
+      left -= len;
+    }
+    return found;
+  });
+}

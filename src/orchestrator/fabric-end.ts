@@ -1,0 +1,206 @@
+/**
+ * An end of a move over NVMe/TCP: a host of the subsystem whose controller manages migration. A connection that is lost is made again for what can be
+ * repeated; what has ended with it (changes that were followed, controllers that were suspended) is told, never passed over.
+ */
+import { HostController } from '../initiator/controller.ts';
+import { LiveMigration } from '../initiator/live-migration.ts';
+import type { HostOptions } from '../initiator/options.ts';
+import { formatNvmeUri } from '../initiator/uri.ts';
+import { type Clock, systemClock } from '../util/clock.ts';
+import { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
+import type { End, EndController, EndNamespace } from './end.ts';
+import { FabricController } from './fabric-controller.ts';
+import { FabricNamespace } from './fabric-namespace.ts';
+
+/** OACS bit 11. */
+const MANAGES = 0x0800;
+const DNR = 0x4000;
+const COMMAND_TIMEOUT_MS = 15_000;
+const CONNECT_TIMEOUT_MS = 3000;
+/** How long a connection is tried for, by a call that needs one. */
+const PATIENCE_MS = 5000;
+const RETRY_MS = 100;
+const IO_QUEUES = 4;
+
+/** A connection, and what depends on it. */
+export interface Link {
+  readonly controller: HostController;
+  readonly migration: LiveMigration;
+  /** Grows with every connection. */
+  readonly generation: number;
+}
+
+export class FabricEnd implements End {
+  readonly name: string;
+  readonly subnqn: string;
+  readonly #options: HostOptions;
+  readonly #clock: Clock;
+  #link: Link | undefined;
+  #connecting: Promise<Link> | undefined;
+  #isClosed = false;
+  /** Suspended over a connection: it may run again once that is lost. */
+  readonly #suspended = new Map<number, number>();
+
+  private constructor(options: HostOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.name = formatNvmeUri(options);
+    this.subnqn = options.subnqn;
+  }
+
+  /**
+   * Connects once, without patience: who is not there, or does not let us manage, is told at once.
+   * @throws ConfigError, TransportError, NvmeStatusError
+   */
+  static async connect(options: HostOptions): Promise<FabricEnd> {
+    const end = new FabricEnd(options);
+    end.#link = await end.#connect(options.signal ?? undefined);
+    return end;
+  }
+
+  async #connect(signal: AbortSignal | undefined): Promise<Link> {
+    const controller = await HostController.connect({
+      ioQueues: IO_QUEUES,
+      adminTimeoutMs: COMMAND_TIMEOUT_MS,
+      ioTimeoutMs: COMMAND_TIMEOUT_MS,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      ...withoutUndefined(this.#options),
+      // lost is lost: what was followed and suspended has ended with it
+      ctrlLossTimeoutMs: 0,
+      signal,
+    });
+    if ((controller.identify.oacs & MANAGES) === 0) {
+      const { hostnqn } = controller.options;
+      await controller.close();
+      const remedy = 'add it to the managers of the subsystem (migration), or name another host with hostnqn';
+      throw new ConfigError(`${this.name}: host ${hostnqn} manages no migration there: ${remedy}`);
+    }
+    const generation = (this.#link?.generation ?? 0) + 1;
+    return { controller, migration: new LiveMigration(controller), generation };
+  }
+
+  /** The connection of the moment, or a new one. @throws TransportError */
+  async link(): Promise<Link> {
+    if (this.#isClosed) throw new TransportError('NVMEOF_ERR_CLOSED', `${this.name} was closed`);
+    const link = this.#link;
+    if (link?.controller.association !== undefined) return link;
+    this.#connecting ??= this.#reconnect().finally(() => {
+      this.#connecting = undefined;
+    });
+    return this.#connecting;
+  }
+
+  async #reconnect(): Promise<Link> {
+    await this.#link?.controller.close();
+    const deadlineMs = this.#clock.nowMs() + PATIENCE_MS;
+    for (;;) {
+      try {
+        const link = await this.#connect(undefined);
+        this.#link = link;
+        if (this.#isClosed) await link.controller.close();
+        return link;
+      } catch (error) {
+        const isFinal = error instanceof ConfigError || this.#isClosed;
+        if (isFinal || this.#clock.nowMs() >= deadlineMs) throw unreachable(this.name, error);
+        await new Promise<void>((resolve) => {
+          this.#clock.setTimer(resolve, RETRY_MS);
+        });
+      }
+    }
+  }
+
+  /** What can be repeated: once more over a new connection, if the one it began on is lost. */
+  async repeat<T>(act: (link: Link) => Promise<T>): Promise<T> {
+    const link = await this.link();
+    try {
+      return await act(link);
+    } catch (error) {
+      if (!isLost(error)) throw error;
+      return act(await this.link());
+    }
+  }
+
+  // ---- suspensions ---------------------------------------------------------------------------------------------------------------
+
+  noteSuspended(cntlid: number, link: Link | undefined): void {
+    if (link === undefined) this.#suspended.delete(cntlid);
+    else this.#suspended.set(cntlid, link.generation);
+  }
+
+  /** @throws TransportError if a controller may run again because the connection that suspended it was lost */
+  stillSuspended(link: Link): void {
+    for (const [cntlid, generation] of this.#suspended) {
+      if (generation === link.generation) continue;
+      const message = `${this.name}: controller ${cntlid} may run again, the connection that suspended it was lost`;
+      throw new TransportError('NVMEOF_ERR_SUSPENSION_LOST', message);
+    }
+  }
+
+  // ---- End -----------------------------------------------------------------------------------------------------------------------
+
+  async namespaces(): Promise<readonly EndNamespace[]> {
+    return this.repeat(async (link) => {
+      const found: EndNamespace[] = [];
+      for (const namespace of await link.controller.namespaces()) {
+        found.push(await FabricNamespace.of(this, link, namespace));
+      }
+      return found;
+    });
+  }
+
+  async migratable(): Promise<readonly number[]> {
+    return this.repeat(async ({ controller, migration }) => {
+      const { versions, uuids } = await migration.stateFormats();
+      const selection = { csvi: versions.length > 0 ? 1 : 0, csuuidi: uuids.length > 0 ? 1 : 0 };
+      const found: number[] = [];
+      for (const cntlid of await controller.management.controllers()) {
+        if (cntlid === controller.cntlid) continue;
+        try {
+          await migration.getStatePart(cntlid, selection, 0, HEADER_BYTES);
+          found.push(cntlid);
+        } catch (error) {
+          // another manager, or one that has gone meanwhile
+          if (!(error instanceof NvmeStatusError)) throw error;
+        }
+      }
+      return found;
+    });
+  }
+
+  controller(cntlid: number): EndController {
+    return new FabricController(this, cntlid);
+  }
+
+  async announce(peer: { readonly address: string; readonly service: number }, isThere: boolean): Promise<void> {
+    const entry = { traddr: peer.address, trsvcid: String(peer.service), subnqn: this.subnqn };
+    await this.repeat(({ migration }) => migration.announcePeer(entry, isThere));
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    try {
+      await this.#connecting;
+    } catch (error) {
+      if (!(error instanceof NvmeofError)) throw error; // it could not be made: nothing to close
+    }
+    await this.#link?.controller.close();
+  }
+}
+
+const HEADER_BYTES = 48;
+
+/** The connection is gone, or the command's outcome with it. */
+export function isLost(error: unknown): boolean {
+  return error instanceof TransportError || error instanceof OutcomeUnknownError;
+}
+
+function unreachable(name: string, cause: unknown): NvmeofError {
+  if (cause instanceof ConfigError) return cause;
+  if (cause instanceof NvmeStatusError && (cause.status & DNR) !== 0) return cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new TransportError('NVMEOF_ERR_PATH', `${name} cannot be reached: ${message}`, { cause });
+}
+
+function withoutUndefined(options: HostOptions): HostOptions {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as unknown as HostOptions;
+}

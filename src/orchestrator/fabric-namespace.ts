@@ -1,0 +1,113 @@
+import type { LiveMigration } from '../initiator/live-migration.ts';
+import type { HostNamespace } from '../initiator/namespace.ts';
+import { NvmeofError, NvmeStatusError, TransportError } from '../util/error.ts';
+import type { EndNamespace, EndNamespaceIdentity, FenceState } from './end.ts';
+import type { FabricEnd, Link } from './fabric-end.ts';
+import { FabricDestination, FabricSource } from './fabric-volume.ts';
+import type { BlockRun, DestinationVolume, SourceVolume } from './volume.ts';
+
+const STATUS_MASK = 0x7ff;
+const INVALID_OPCODE = 0x001;
+const INVALID_FIELD = 0x002;
+
+/** A namespace as the managing controller sees it; its volumes are those of one connection. */
+export class FabricNamespace implements EndNamespace {
+  readonly identity: EndNamespaceIdentity;
+  readonly source: SourceVolume;
+  readonly destination: DestinationVolume;
+  readonly #end: FabricEnd;
+  readonly #hasReservations: boolean;
+
+  static async of(end: FabricEnd, link: Link, namespace: HostNamespace): Promise<FabricNamespace> {
+    const { uuid } = await link.controller.namespaceDescriptors(namespace.nsid);
+    return new FabricNamespace(end, link, namespace, uuid);
+  }
+
+  private constructor(end: FabricEnd, link: Link, namespace: HostNamespace, uuid: Uint8Array | undefined) {
+    this.#end = end;
+    const { nsid, blockSize, blockCount, identify } = namespace;
+    this.#hasReservations = identify.rescap !== 0;
+    this.identity = {
+      nsid,
+      blockSize,
+      blockCount,
+      uuid: hex(uuid),
+      nguid: hex(identify.nguid),
+      eui64: hex(identify.eui64),
+    };
+    this.source = new LinkedSource(namespace, link.migration);
+    this.destination = new FabricDestination(namespace);
+  }
+
+  async fence(): Promise<FenceState | undefined> {
+    try {
+      return await this.#end.repeat(({ migration }) => migration.fence(this.identity.nsid));
+    } catch (error) {
+      if (error instanceof NvmeofError && error.code === 'NVMEOF_ERR_UNSUPPORTED') return undefined;
+      if (error instanceof NvmeStatusError && (error.status & STATUS_MASK) === INVALID_FIELD) return undefined;
+      throw error;
+    }
+  }
+
+  async setFence(isOpen: boolean, epoch: bigint): Promise<void> {
+    await this.#end.repeat(async (link) => {
+      // a guest that runs again would run into the closed fence
+      if (!isOpen) this.#end.stillSuspended(link);
+      await link.migration.setFence(this.identity.nsid, isOpen, epoch);
+    });
+  }
+
+  async reservations(): Promise<Uint8Array | undefined> {
+    if (!this.#hasReservations) return undefined;
+    return this.#end.repeat(async ({ controller }) => {
+      const namespace = await controller.namespace(this.identity.nsid);
+      const { bytes, regctl } = await namespace.reservationReport({ extended: true });
+      return regctl === 0 ? undefined : bytes;
+    });
+  }
+
+  async setReservations(status: Uint8Array | undefined, epoch: bigint): Promise<void> {
+    await this.#end.repeat(({ migration }) => migration.setReservations(this.identity.nsid, status, epoch));
+  }
+
+  async limitWrites(bytesPerSecond: number | undefined): Promise<void> {
+    await this.#end.repeat(({ migration }) => migration.limitWrites(this.identity.nsid, bytesPerSecond));
+  }
+}
+
+/** Where a controller does not say which blocks are allocated, all of them may be. */
+class LinkedSource extends FabricSource {
+  readonly #namespace: HostNamespace;
+
+  constructor(namespace: HostNamespace, migration: LiveMigration) {
+    super(namespace, migration);
+    this.#namespace = namespace;
+  }
+
+  override async *allocated(signal: AbortSignal | undefined): AsyncGenerator<BlockRun> {
+    let isFirst = true;
+    try {
+      for await (const run of super.allocated(signal)) {
+        isFirst = false;
+        yield run;
+      }
+    } catch (error) {
+      const isUnknown =
+        error instanceof NvmeStatusError && [INVALID_OPCODE, INVALID_FIELD].includes(error.status & STATUS_MASK);
+      if (!isUnknown || !isFirst) throw error;
+      yield { slba: 0, blockCount: this.#namespace.blockCount };
+    }
+  }
+
+  override async startTracking(): Promise<void> {
+    if (!this.#namespace.active) {
+      throw new TransportError('NVMEOF_ERR_PATH', `Namespace ${this.#namespace.nsid} is not there any more`);
+    }
+    await super.startTracking();
+  }
+}
+
+function hex(bytes: Uint8Array | undefined): string | undefined {
+  if (bytes === undefined || bytes.every((byte) => byte === 0)) return undefined;
+  return Buffer.from(bytes).toString('hex');
+}
