@@ -1,9 +1,10 @@
 /** A migratable controller by the commands of its manager. Base 2.1 section 8.1.12. */
+
+import type { StateSelection } from '../initiator/live-migration.ts';
 import { MEMORY_UNIT_BYTES, TrackingAttribute } from '../spec/migration.ts';
 import { NvmeofError, NvmeStatusError } from '../util/error.ts';
 import type { ControllerStateFormats } from '../wire/cold/controller-state.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
-import type { StateSelection } from '../initiator/live-migration.ts';
 import type { End, EndController, MemoryRun } from './end.ts';
 import { FabricEnd, type Link } from './fabric-end.ts';
 
@@ -107,7 +108,10 @@ export class FabricController implements EndController {
   async memoryChanges(): Promise<{ readonly runs: readonly MemoryRun[]; readonly isFinal: boolean }> {
     const link = await this.#end.link();
     if (this.#tracked?.generation !== link.generation) {
-      throw new NvmeofError('NVMEOF_ERR_PATH', `${this.#end.name}: memory is not tracked any more, its connection was lost`);
+      throw new NvmeofError(
+        'NVMEOF_ERR_PATH',
+        `${this.#end.name}: memory is not tracked any more, its connection was lost`,
+      );
     }
     const { changes, more, suspended, rpmpg } = await link.migration.memoryChanges(this.cntlid, MEMORY_CHANGES_MAX);
     const unit = MEMORY_UNIT_BYTES * 2 ** rpmpg;
@@ -152,9 +156,12 @@ function statusOf(error: unknown): number | undefined {
 function lacks(ours: IdentifyController, theirs: IdentifyController, name: string): string[] {
   const found: string[] = [];
   const missing = ours.oncs & ~theirs.oncs;
-  if (missing !== 0) found.push(`${name} lacks optional commands that the source has (ONCS ${hex(missing)}): use a newer one`);
+  if (missing !== 0)
+    found.push(`${name} lacks optional commands that the source has (ONCS ${hex(missing)}): use a newer one`);
   if (theirs.mdts !== 0 && (ours.mdts === 0 || ours.mdts > theirs.mdts)) {
-    found.push(`${name} takes transfers of 2^${theirs.mdts} pages, the source 2^${ours.mdts || '(no limit)'}: raise its MDTS`);
+    found.push(
+      `${name} takes transfers of 2^${theirs.mdts} pages, the source 2^${ours.mdts || '(no limit)'}: raise its MDTS`,
+    );
   }
   return found;
 }
@@ -178,7 +185,8 @@ function indexesAt(formats: ControllerStateFormats, state: Uint8Array, name: str
   const uuid = state.subarray(4, ENVELOPE_BYTES);
   const csuuidi = state[1] === 1 ? formats.uuids.findIndex((own) => Buffer.compare(own, uuid) === 0) + 1 : 0;
   if ((state[0] === 1 && csvi === 0) || (state[1] === 1 && csuuidi === 0)) {
-    const format = csvi === 0 && state[0] === 1 ? `version ${STATE_VERSION}` : `format ${Buffer.from(uuid).toString('hex')}`;
+    const format =
+      csvi === 0 && state[0] === 1 ? `version ${STATE_VERSION}` : `format ${Buffer.from(uuid).toString('hex')}`;
     const message = `${name} does not take controller states of ${format}: use one that serves the same (Identify CNS 20h)`;
     throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', message);
   }

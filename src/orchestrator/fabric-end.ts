@@ -6,6 +6,7 @@ import { HostController } from '../initiator/controller.ts';
 import { LiveMigration } from '../initiator/live-migration.ts';
 import type { HostOptions } from '../initiator/options.ts';
 import { formatNvmeUri } from '../initiator/uri.ts';
+import { NVMEOF_PORT } from '../spec/nqn.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
 import { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
 import type { End, EndController, EndNamespace } from './end.ts';
@@ -41,10 +42,11 @@ export class FabricEnd implements End {
   /** Suspended over a connection: it may run again once that is lost. */
   readonly #suspended = new Map<number, number>();
 
-  private constructor(options: HostOptions) {
+  /** Connects when it is first needed. */
+  constructor(options: HostOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
-    this.name = formatNvmeUri(options);
+    this.name = formatNvmeUri({ address: options.address, port: options.port ?? NVMEOF_PORT, subnqn: options.subnqn });
     this.subnqn = options.subnqn;
   }
 
@@ -202,5 +204,7 @@ function unreachable(name: string, cause: unknown): NvmeofError {
 }
 
 function withoutUndefined(options: HostOptions): HostOptions {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as unknown as HostOptions;
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as unknown as HostOptions;
 }

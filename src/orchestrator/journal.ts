@@ -86,6 +86,18 @@ export class Journal implements MoveJournal {
     this.entries.push(entry);
   }
 
+  /** Forgets all entries, those of a move that is over. @throws NvmeofError NVMEOF_ERR_JOURNAL */
+  async clear(): Promise<void> {
+    if (this.#file === undefined) throw journalError(this.path, 'is closed');
+    try {
+      await this.#file.truncate(0);
+      await this.#file.datasync();
+    } catch (error) {
+      throw journalError(this.path, 'cannot be written', error);
+    }
+    this.entries.length = 0;
+  }
+
   /** The last entry of `step`. */
   last(step: string): JournalEntry | undefined {
     return this.entries.findLast((entry) => entry.step === step);

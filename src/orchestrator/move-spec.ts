@@ -44,6 +44,8 @@ export interface MoveTuning {
   readonly roundsMax?: number | undefined;
   /** Copying begins again that often when an end is lost meanwhile. Default 2. */
   readonly restartsMax?: number | undefined;
+  /** How long the plan watches what is changed, and how fast the source reads, for a forecast. Default 0: no forecast. */
+  readonly observeMs?: number | undefined;
   /** Between attempts at an end that does not answer. Default 500. */
   readonly retryMs?: number | undefined;
   /** How long an end is waited for that is needed to undo, or to finish. Default 60 s; `Infinity` for as long as it takes. */
@@ -91,4 +93,15 @@ export interface MovePlan {
   readonly allocatedBytes: number;
   /** Of the pause, of what is known before anything was copied: without what is changed meanwhile. */
   readonly switchMs: number;
+  /** Where it was measured (`tuning.observeMs`). */
+  readonly forecast?: MoveForecast | undefined;
+}
+
+/** What would be if rates stayed as they were while the plan looked. */
+export interface MoveForecast {
+  readonly copyBytesPerSecond: number;
+  readonly dirtyBytesPerSecond: number;
+  /** Undefined: copying would not catch up. */
+  readonly totalMs: number | undefined;
+  readonly blackoutMs: number | undefined;
 }

@@ -1,7 +1,9 @@
 /** Looks at both ends before anything is touched: what will move, and what stands against it. */
 import type { EndNamespace, FenceState } from './end.ts';
+import { dirtyRateOf, forecast, readRateOf } from './forecast.ts';
 import type { MoveOptions } from './move-options.ts';
-import type { Finding, MovePlan, MoveRecord, MoveSpec, PlannedNamespace } from './move-spec.ts';
+import type { Finding, MoveForecast, MovePlan, MoveRecord, MoveSpec, PlannedNamespace } from './move-spec.ts';
+import type { SourceVolume } from './volume.ts';
 
 /** Answers of an end that a switch waits for, about. */
 const ANSWERS_NAMESPACES = 5;
@@ -56,12 +58,17 @@ class Planner {
       namespaces,
       ...(this.#options.context === undefined ? {} : { context: this.#options.context }),
     };
+    const copied = pairs.filter(({ nsid }) => this.#spec.shared?.includes(nsid) !== true);
+    const observeMs = this.#options.tuning?.observeMs ?? 0;
+    const isPossible = this.#refusals.length === 0 && copied.length > 0 && observeMs > 0;
+    const sources = copied.map(({ source }) => source.source);
     return {
       record,
       refusals: this.#refusals,
       warnings: this.#warnings,
       allocatedBytes: this.#allocatedBytes,
       switchMs,
+      ...(isPossible ? { forecast: await this.#forecast(sources, observeMs, switchMs) } : {}),
     };
   }
 
@@ -226,6 +233,15 @@ class Planner {
     }
     const found = await source.controller(controller.source).differences?.(destination, controller.destination);
     for (const difference of found ?? []) this.#refuse('compatibility', difference);
+  }
+
+  async #forecast(sources: readonly SourceVolume[], observeMs: number, switchMs: number): Promise<MoveForecast> {
+    const { clock, tuning, signal } = this.#options;
+    const dirtyBytesPerSecond = await dirtyRateOf(sources, observeMs, clock);
+    const limit = tuning?.bytesPerSecond ?? Number.POSITIVE_INFINITY;
+    const copyBytesPerSecond = Math.min(limit, await readRateOf(sources, observeMs, clock, signal));
+    const rates = { copyBytesPerSecond, dirtyBytesPerSecond };
+    return { ...rates, ...forecast(this.#allocatedBytes, rates, this.#budgetMs, switchMs) };
   }
 
   /** From how fast the ends answer; a floor for what they do in it. */

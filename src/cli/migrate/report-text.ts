@@ -1,0 +1,31 @@
+import { bytesOf, type MoveReport } from '../../orchestrator/move-report.ts';
+import { bytesText, durationText, rateText } from './units.ts';
+
+/** The end of a move, in words. */
+export function reportText(report: MoveReport): string {
+  const { outcome, rounds, steps, namespaces, warnings, memory } = report;
+  const { minimum, moved } = bytesOf(report);
+  const lines = [
+    outcome === 'moved' ? `moved to ${report.destination}` : `as before, at ${report.source}`,
+    `total ${durationText(report.totalMs)}${report.blackoutMs === undefined ? '' : `, pause ${durationText(report.blackoutMs)}`}${
+      report.blackoutForecastMs === undefined || !Number.isFinite(report.blackoutForecastMs)
+        ? ''
+        : ` (forecast ${durationText(report.blackoutForecastMs)}, allowed ${report.blackoutBudgetMs} ms)`
+    }`,
+  ];
+  if (moved > 0) {
+    const ratio = minimum === 0 ? '' : ` (${(moved / minimum).toFixed(2)} x what was allocated or changed)`;
+    lines.push(`copied ${bytesText(moved)}${ratio} in ${rounds.length} rounds`);
+  }
+  for (const n of namespaces) {
+    const verified = n.verifiedBytes === 0 ? '' : `, ${bytesText(n.verifiedBytes)} compared`;
+    const sizes = `${bytesText(n.allocatedBytes)} allocated, ${bytesText(n.dirtiedBytes)} changed meanwhile`;
+    lines.push(`namespace ${n.nsid}: ${sizes}, ${bytesText(n.writtenBytes)} written${verified}`);
+  }
+  if (memory !== undefined) lines.push(`memory: ${bytesText(memory.copiedBytes)} copied`);
+  if (report.throttledTo !== undefined) lines.push(`hosts were held to ${rateText(report.throttledTo)} of writes`);
+  if (report.restarts > 0) lines.push(`copying began again ${report.restarts} times`);
+  lines.push(...steps.map(({ step, durationMs }) => `  ${step.padEnd(18)} ${durationText(durationMs)}`));
+  lines.push(...warnings.map((message) => `warning: ${message}`));
+  return lines.join('\n');
+}
