@@ -6,7 +6,7 @@ import { NvmeofError, NvmeStatusError } from '../util/error.ts';
 import type { ControllerStateFormats } from '../wire/cold/controller-state.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
 import type { End, EndController, MemoryRun } from './end.ts';
-import { FabricEnd, type Link } from './fabric-end.ts';
+import type { FabricEnd, Link } from './fabric-end.ts';
 
 const STATUS_MASK = 0x7ff;
 const NOT_SUSPENDED = 0x13a;
@@ -133,7 +133,7 @@ export class FabricController implements EndController {
   }
 
   async differences(destination: End): Promise<readonly string[]> {
-    if (!(destination instanceof FabricEnd)) return [];
+    if (!isFabric(destination)) return [];
     const [ours, theirs] = await Promise.all([this.#end.link(), destination.link()]);
     const found: string[] = [];
     const { formats, selection } = await this.#formats(ours);
@@ -146,6 +146,10 @@ export class FabricController implements EndController {
     found.push(...lacks(ours.controller.identify, theirs.controller.identify, destination.name));
     return found;
   }
+}
+
+function isFabric(end: End): end is FabricEnd {
+  return typeof (end as Partial<FabricEnd>).link === 'function';
 }
 
 function statusOf(error: unknown): number | undefined {
