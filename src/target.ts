@@ -28,6 +28,20 @@ export {
   type PciFunction,
   type PciFunctionOptions,
 } from './transport/pcie/pci-function.ts';
+export { DeviceMigration, type LoggedRange } from './transport/vfio-user/client/device-migration.ts';
+export {
+  type DeviceLimits,
+  type DmaMapping,
+  VfioUserClient,
+  type VfioUserClientOptions,
+} from './transport/vfio-user/client/vfio-user-client.ts';
+export { FrontControlServer } from './transport/vfio-user/front/control-server.ts';
+export {
+  type FrontEvent,
+  type FrontStatus,
+  VfioUserFront,
+  type VfioUserFrontOptions,
+} from './transport/vfio-user/front/front.ts';
 export { VfioUserServer, type VfioUserServerOptions } from './transport/vfio-user/server.ts';
 export { ConfigError, NvmeofError } from './util/error.ts';
 export { type DataPointers, Guest, type GuestCommand, type GuestCompletion, type GuestOptions } from './vm/guest.ts';

@@ -1,8 +1,9 @@
 /** `nvmeferry dpu`: an NVMe controller on PCIe for a VM, whose namespaces are usually those of a target on the network. */
 import { type Command, Option } from 'commander';
-import type { FunctionConfig, TargetConfig } from '../config/types.ts';
+import type { TargetConfig } from '../config/types.ts';
 import { LOG_LEVELS } from '../log/logger.ts';
 import { ConfigError } from '../util/error.ts';
+import { qemuArguments } from './qemu-arguments.ts';
 import { type ServeOptions, serve } from './serve.ts';
 
 const collect = (value: string, list: string[]): string[] => [...list, value];
@@ -58,14 +59,6 @@ function qemuLines({ functions = [] }: TargetConfig): string[] {
     throw new ConfigError('dpu: the configuration has no "functions"; add functions: [{ vfioUser: /run/vm0.sock }]');
   return functions.flatMap((item) => [
     `controller of ${item.subsystem} at ${item.vfioUser}, for QEMU 11.1 or later:`,
-    `  ${qemuArguments(item).join(' ')}`,
+    `  ${qemuArguments(item.vfioUser).join(' ')}`,
   ]);
-}
-
-function qemuArguments({ vfioUser }: FunctionConfig): string[] {
-  const device = JSON.stringify({ driver: 'vfio-user-pci', socket: { type: 'unix', path: vfioUser } });
-  return [
-    '-object memory-backend-memfd,id=ram0,size=1G,share=on -machine q35,memory-backend=ram0 -m 1G',
-    `-device '${device.replaceAll("'", "'\\''")}'`,
-  ];
 }

@@ -15,6 +15,7 @@ const parts: Readonly<Record<string, () => Promise<Register>>> = {
   target: async () => (await import('./target.ts')).registerTargetCommand,
   dpu: async () => (await import('./dpu.ts')).registerDpuCommand,
   migrate: async () => (await import('./migrate/register.ts')).registerMigrateCommand,
+  front: async () => (await import('./front.ts')).registerFrontCommand,
   demo: async () => (await import('./demo.ts')).registerDemoCommand,
   host: async () => (await import('./host/register.ts')).registerHostCommands,
   conformance: async () => (await import('./conformance/register.ts')).registerConformance,

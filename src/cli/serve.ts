@@ -7,6 +7,7 @@ import { createLogger } from '../log/logger.ts';
 import { TargetService } from '../service/target-service.ts';
 import { ConfigError } from '../util/error.ts';
 import { CRC32C_IMPLEMENTATION } from '../wire/crc32c.ts';
+import { endSignal } from './end-signal.ts';
 
 export interface ServeOptions extends TargetFlags {
   config?: string;
@@ -59,18 +60,6 @@ export async function serve(
     { event: 'ended', commandsCutOff: cutOff },
     cutOff === 0 ? 'ended' : `ended; ${cutOff} commands were cut off`,
   );
-}
-
-/** The second signal ends at once. */
-function endSignal(): Promise<string> {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-      process.on(signal, () => {
-        resolve(signal);
-        process.on(signal, () => process.exit(130));
-      });
-    }
-  });
 }
 
 async function reload(service: TargetService, options: ServeOptions): Promise<void> {

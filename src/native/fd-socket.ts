@@ -156,6 +156,23 @@ export class FdSocket {
     return this.#queuedBytes < this.#bufferBytesMax;
   }
 
+  /**
+   * As `write`, for bytes that change when this returns: what the peer does not take at once is copied. No object is made for a message that it takes.
+   * @param length bytes from the start of `bytes`
+   */
+  writeNow(bytes: Uint8Array, length: number): boolean {
+    if (this.#closed || this.#ending)
+      throw new NativeError(`Socket ${this.fd} is closed`, { errno: 32, syscall: 'sendmsg' });
+    let sent = 0;
+    if (this.#queue.length === 0) {
+      const result = this.#binding.sendMessage(this.fd, bytes, 0, length, undefined);
+      if (result === length) return true;
+      // an error comes again when the rest is sent
+      sent = Math.max(0, result);
+    }
+    return this.write(bytes.slice(sent, length));
+  }
+
   /** Sends what waits, then the end of the stream; reading goes on. */
   end(): void {
     if (this.#closed || this.#ending) return;

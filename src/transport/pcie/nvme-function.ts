@@ -649,7 +649,9 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     this.resumed();
   }
 
+  /** Not while the other of the two that stop it still does: a suspended controller posts nothing, and one without a front end reaches no memory. */
   resumed(): void {
+    if (this.#stopped || this.controller.isSuspended) return;
     this.#queues.unpark();
     this.#queues.signalAgain();
     this.work();

@@ -3,14 +3,13 @@
  * stopped and without memory; the next one maps its memory, and the function goes on when that client uses it, or from the start if it resets it.
  */
 import fs from 'node:fs';
-import { FdSocket, FdSocketServer } from '../../native/fd-socket.ts';
-import { NativeError } from '../../native/native-error.ts';
+import type { FdSocketServer } from '../../native/fd-socket.ts';
 import { type Clock, systemClock, type Timer } from '../../util/clock.ts';
-import { ConfigError } from '../../util/error.ts';
 import type { PciFunction } from '../pcie/pci-function.ts';
 import { type ConnectionOwner, VfioUserConnection } from './connection.ts';
 import type { DmaTable } from './dma-table.ts';
 import { RunState } from './run-state.ts';
+import { listenAt } from './socket-path.ts';
 
 /** @public */
 export interface VfioUserServerOptions {
@@ -57,7 +56,7 @@ export class VfioUserServer {
     this.#clock = options.clock ?? systemClock;
     this.#function = options.function;
     this.#run = new RunState(options.function);
-    this.#server = listen(
+    this.#server = listenAt(
       options.path,
       (fd) => this.#accept(fd),
       (error) => options.onWarning?.(`Socket ${options.path}: no connection could be taken`, error),
@@ -172,42 +171,3 @@ export class VfioUserServer {
 }
 
 function nothing(): void {}
-
-/** A socket that a killed process left is in the way of its successor. */
-function listen(path: string, onConnection: (fd: number) => void, onError: (error: Error) => void): FdSocketServer {
-  try {
-    return new FdSocketServer(path, onConnection, onError);
-  } catch (error) {
-    if (!(error instanceof NativeError) || error.errno !== 'EADDRINUSE') throw asConfigError(path, error);
-  }
-  if (!isStale(path)) throw new ConfigError(`Socket ${path}: is in use by another program; choose another path`);
-  fs.rmSync(path);
-  try {
-    return new FdSocketServer(path, onConnection, onError);
-  } catch (error) {
-    throw asConfigError(path, error);
-  }
-}
-
-function isStale(path: string): boolean {
-  if (!fs.lstatSync(path).isSocket()) return false;
-  try {
-    FdSocket.connect(path, { onReadable: nothing, onClose: nothing }).close();
-    return false;
-  } catch (error) {
-    return error instanceof NativeError && error.errno === 'ECONNREFUSED';
-  }
-}
-
-function asConfigError(path: string, error: unknown): unknown {
-  if (!(error instanceof NativeError) || error.errno === undefined) return error;
-  const remedy =
-    error.errno === 'ENOENT'
-      ? 'the directory does not exist'
-      : error.errno === 'EACCES'
-        ? 'no permission to make it there'
-        : error.errno === 'ENAMETOOLONG' || error.errno === 'EINVAL'
-          ? 'the path is too long for a socket, 107 bytes are allowed'
-          : `it cannot be made (${error.errno})`;
-  return new ConfigError(`Socket ${path}: ${remedy}`, { cause: error });
-}
