@@ -320,12 +320,12 @@ describe('front of a VM', () => {
       await front.pause();
       vm.guest.ring(vm.guest.queues[1]!);
       const failing = errorOf(vm.readDword(0x1c));
-      await until(() => front.status().waiting.messages === 2);
+      await until(() => front.status().waiting.bytes >= 36 + 32);
       clock.advance(999);
-      expect(front.status().waiting.messages).to.equal(2);
+      expect(told('warning')).to.deep.equal([]);
       clock.advance(1);
       expect(await failing).to.match(/errno 5/);
-      expect(front.status().waiting.messages, 'the doorbell').to.equal(1);
+      expect(front.status().waiting.messages, 'the doorbell').to.be.at.least(1);
       expect(told('warning')).to.have.length(1);
       await front.resume();
       expect((await vm.readDword(0x1c)) & 3).to.equal(1);
@@ -374,6 +374,7 @@ describe('front of a VM', () => {
     start();
     const { guest: driver } = await boot();
     const reading = driver.read(1, 0, 1);
+    await guest!.readDword(0x1c);
     await front.pause();
     await until(() => held.begun === 1);
     held.release();
