@@ -72,7 +72,7 @@ export class CliTarget {
   /** Starts it and waits until it is ready. */
   static async start(
     args: readonly string[],
-    options: { cwd?: string; verb?: 'target' | 'dpu' } = {},
+    options: { cwd?: string; verb?: 'target' | 'dpu' | 'front' } = {},
   ): Promise<CliTarget> {
     const target = new CliTarget(args, options.cwd, options.verb ?? 'target');
     target.ready = await target.event('ready');

@@ -60,6 +60,8 @@ export const PATIENCE_MS_DEFAULT = 4000;
 const JOIN_TIMEOUT_MS = 5000;
 const RETRY_MS = 50;
 const BAR = 0;
+/** Offset of the header's flags. */
+const FLAGS_AT = 8;
 const NO_BYTES = new Uint8Array(0);
 
 /** @public */
@@ -517,6 +519,10 @@ export class VfioUserFront {
   /** Memory and interrupts: noted once the controller has them, or at once where there is none. @param fds owned */
   #setUp(command: number, request: Uint8Array, fds: readonly number[]): void {
     const body = request.subarray(VFIO_USER_HEADER_BYTES);
+    if (command === VfioUserCommand.DmaUnmap && fds.length > 0) {
+      for (const fd of fds) fs.closeSync(fd);
+      throw invalid('DMA unmap with descriptors');
+    }
     const file = command === VfioUserCommand.DmaMap ? this.#memory.hold(body, fds) : undefined;
     const sent = file === undefined ? fds : [file.fd];
     const note = (): void => this.#note(command, body, file, fds);
@@ -525,7 +531,7 @@ export class VfioUserFront {
       return;
     }
     // one that joins just now has got what was before
-    this.#joining?.send(request, sent, () => {});
+    this.#joining?.send(answered(request), sent, () => {});
     note();
     this.#answerSetUp(command, request);
   }
@@ -537,14 +543,17 @@ export class VfioUserFront {
     note: () => void,
     forget: () => void,
   ): void {
-    link.send(request, fds, (bytes, length) => {
+    // the front has to know how it ends, even if the VM does not want to
+    const isQuiet = takesNoAnswer(request);
+    const message = isQuiet ? answered(request) : request;
+    link.send(message, fds, (bytes, length) => {
       const isRefused =
         bytes !== undefined && messageErrno(new DataView(bytes.buffer, bytes.byteOffset, length), 0) !== 0;
       if (isRefused || this.#vm === undefined) forget();
       else this.#guarded(request, note);
       // a controller that has gone without an answer gets it again with all the rest
       if (bytes === undefined) this.#answerSetUp(messageCommand(viewOf(request), 0), request);
-      else this.#toVm(link, bytes, length);
+      else if (!isQuiet) this.#toVm(link, bytes, length);
     });
   }
 
@@ -555,9 +564,8 @@ export class VfioUserFront {
 
   #note(command: number, body: Uint8Array, file: HeldFile | undefined, fds: readonly number[]): void {
     if (command === VfioUserCommand.DmaMap) this.#memory.add(body, file);
-    else if (command === VfioUserCommand.DmaUnmap) this.#memory.remove(body);
-    else this.#interrupts.apply(body, fds);
-    if (command === VfioUserCommand.DmaUnmap) for (const fd of fds) fs.closeSync(fd);
+    else if (command === VfioUserCommand.DeviceSetIrqs) this.#interrupts.apply(body, fds);
+    else this.#memory.remove(body);
   }
 
   #forget(command: number, file: HeldFile | undefined, fds: readonly number[]): void {
@@ -621,6 +629,16 @@ export class VfioUserFront {
 }
 
 const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+
+const takesNoAnswer = (message: Uint8Array): boolean => (messageFlags(viewOf(message), 0) & VfioUserFlag.NoReply) !== 0;
+
+/** The same command, to be answered. */
+function answered(message: Uint8Array): Uint8Array {
+  const copy = message.slice();
+  const view = viewOf(copy);
+  view.setUint32(FLAGS_AT, messageFlags(view, 0) & ~VfioUserFlag.NoReply, true);
+  return copy;
+}
 
 /** Whoever waited finds out by what it looks at next. */
 function gone(): TransportError {

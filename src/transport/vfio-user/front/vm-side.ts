@@ -1,7 +1,7 @@
 /** The VM's end of the front: reads its messages one by one, answers, and makes it wait. Owns the socket. */
 import { FdSocket } from '../../../native/fd-socket.ts';
 import { VFIO_USER_HEADER_BYTES, VfioUserFlag } from '../../../spec/vfio-user.ts';
-import { messageCommand, messageId, writeMessageHeader } from '../../../wire/vfio-user.ts';
+import { messageCommand, messageFlags, messageId, writeMessageHeader } from '../../../wire/vfio-user.ts';
 import { LINK_MESSAGE_BYTES_MAX } from '../client/message-link.ts';
 import { MessageReader, ReadResult } from '../message-reader.ts';
 
@@ -84,6 +84,7 @@ export class VmSide {
 
   #reply(request: Uint8Array, body: Uint8Array, flags: number, errno: number): void {
     const view = new DataView(request.buffer, request.byteOffset, request.byteLength);
+    if ((messageFlags(view, 0) & VfioUserFlag.NoReply) !== 0) return;
     const message = new Uint8Array(VFIO_USER_HEADER_BYTES + body.length);
     const header = new DataView(message.buffer);
     writeMessageHeader(header, 0, messageId(view, 0), messageCommand(view, 0), message.length, flags, errno);
