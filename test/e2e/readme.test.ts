@@ -9,7 +9,10 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { FrontControl } from '../../src/orchestrator/front-control.ts';
 import { MAIN, PACKAGE_ROOT } from '../support/cli.ts';
+import { needNative } from '../support/native.ts';
+import { RemoteVm } from '../support/remote-vm.ts';
 
 interface Block {
   readonly language: string;
@@ -85,7 +88,17 @@ describe('README', function () {
   }
 
   it('has no block that nothing runs', () => {
-    const known = ['sh ', 'sh target', 'sh run', 'ts run', 'yaml config', 'sh config', 'sh guest', 'sh ssd'];
+    const known = [
+      'sh ',
+      'sh target',
+      'sh run',
+      'ts run',
+      'yaml config',
+      'sh config',
+      'sh guest',
+      'sh ssd',
+      'sh front',
+    ];
     for (const { language, word } of blocks()) expect(known).to.include(`${language} ${word}`);
     // the two commands of the gates are what runs this test, and the demo of the next case
     expect(
@@ -111,6 +124,33 @@ describe('README', function () {
     });
     const promised = /^ {4}(nvme connect .*)$/m.exec(README)![1]!;
     expect(output).to.include(promised);
+  });
+
+  it('a front with a controller behind it', async function () {
+    needNative(this as unknown as Mocha.Context);
+    // whatever else is at the end of the line, the two stay until they are ended
+    const child = shell(`${block('sh', 'front')}trap 'kill $(jobs -p); wait' TERM; wait`);
+    let output = '';
+    child.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    child.stderr!.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    const closed = once(child, 'close');
+    try {
+      while (output.match(/^ready$/gm)?.length !== 2) {
+        expect(child.exitCode, output).to.equal(null);
+        await once(child.stdout!, 'data');
+      }
+      expect(output).to.include('"path":"vm0.sock"');
+      const vm = await RemoteVm.connect(join(directory, 'vm0.sock'));
+      await vm.start(1);
+      await vm.guest.flush(1);
+      await vm.close();
+      const control = await FrontControl.connect(join(directory, 'front0.sock'), { source: '', destination: '' });
+      expect((await control.status()).controller).to.deep.include({ socket: 'dpuA.sock' });
+      await control.close();
+    } finally {
+      child.kill('SIGTERM');
+      await closed;
+    }
   });
 
   it('configuration file', async () => {
