@@ -165,7 +165,7 @@ describe("the front's control socket", () => {
     front.hold = new Promise(() => {});
     const control = await connect();
     const asked = errorOf(control.pause());
-    await control.status();
+    await connect().then((other) => other.status());
     await server.close();
     expect(await asked).to.match(/ended the connection/);
     expect(await errorOf(control.status())).to.match(/ended the connection/);
@@ -173,7 +173,7 @@ describe("the front's control socket", () => {
 
   it('what is no front: told so', async () => {
     const other = join(folder, 'other.sock');
-    const strange = net.createServer((socket) => socket.end('hello\n'));
+    const strange = net.createServer((socket) => socket.resume().end('hello\n'));
     await new Promise<void>((resolve) => strange.listen(other, resolve));
     const control = await FrontControl.connect(other, SOCKETS);
     expect(await errorOf(control.pause())).to.match(/does not speak as a front does/);

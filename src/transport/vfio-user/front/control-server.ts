@@ -7,6 +7,7 @@
  */
 import fs from 'node:fs';
 import net from 'node:net';
+import { dirname } from 'node:path';
 import { ConfigError, NvmeofError } from '../../../util/error.ts';
 import type { FrontStatus } from './front.ts';
 
@@ -67,8 +68,14 @@ export class FrontControlServer {
       fs.chmodSync(path, 0o600);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
+      // libuv says EACCES for a folder that is not there
+      const isHomeless = code === 'EACCES' && !fs.existsSync(dirname(path));
       const remedy =
-        code === 'EADDRINUSE' ? 'is in use by another program; choose another path' : `cannot be made (${code})`;
+        code === 'EADDRINUSE'
+          ? 'is in use by another program; choose another path'
+          : isHomeless
+            ? 'the directory does not exist'
+            : `cannot be made (${code})`;
       throw new ConfigError(`Control socket ${path}: ${remedy}`, { cause: error });
     }
     return made;
