@@ -1,5 +1,5 @@
 /**
- * What it costs to follow changes: 4 KiB writes at depth 128 with tracking off, with the bitmap, and with a queue that is drained, in turns of one
+ * What it costs to follow changes: 4 KiB writes at depth 128 with tracking off, with the bitmap, and with a queue that the load's own process drains, in turns of one
  * run, so that each round is compared with its neighbours; memory of the bitmap of 1 TiB; time to drain a million changed granules.
  *
  *     node dist-test/bench/migration.js [--rounds 5] [--seconds 1] [--only writes|drain]
@@ -8,10 +8,13 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { HostController, parseNvmeUri } from '../src/initiator.ts';
+import { type AsyncEvent, HostController, parseNvmeUri } from '../src/initiator.ts';
 import { ChangeBitmap } from '../src/migration/change-bitmap.ts';
 import { LiveMigration } from '../src/migration.ts';
-import { cpuTimeOf } from './lib/machine.ts';
+import { AsyncEventType } from '../src/spec/log-page.ts';
+import { CdqEvent } from '../src/spec/migration.ts';
+import { UDMQ_ENTRY_BYTES } from '../src/wire/udmq-entry.ts';
+import { cpuTimeOf, LOAD_CORE, pinSelf } from './lib/machine.ts';
 import { ProductTarget } from './lib/product.ts';
 import { median, short, spread, table } from './lib/stats.ts';
 
@@ -30,6 +33,7 @@ const NQN = 'nqn.2026-01.io.nvmeferry:bench';
 const HOST = 'nqn.2026-01.io.nvmeferry:bench-manager';
 const MEMORY_BYTES = 512 << 20;
 const GRANULES = 2 ** 20;
+const QUEUE_SLOTS = 32_768;
 
 // ---- memory and draining, without a target ---------------------------------------------------------------------------------------------
 
@@ -138,42 +142,93 @@ async function load(host: HostController, pid: number, sequential: boolean): Pro
   return { iops, cpuUs: ((after.user + after.system - before.user - before.system) * 1e6) / count };
 }
 
-type Mode = 'off' | 'bitmap' | 'off, in order' | 'queue, in order';
-const MODES: readonly Mode[] = ['off', 'bitmap', 'off, in order', 'queue, in order'];
+type Mode = 'off' | 'bitmap' | 'queue' | 'off, in order' | 'queue, in order';
+/** Each in turn, and what it is compared with. */
+const MODES: readonly (readonly [Mode, Mode | undefined])[] = [
+  ['off', undefined],
+  ['bitmap', 'off'],
+  ['queue', 'off'],
+  ['off, in order', undefined],
+  ['queue, in order', 'off, in order'],
+];
+const isQueue = (mode: Mode): boolean => mode.startsWith('queue');
+
+/**
+ * Follows a queue as the specification means it: waits for the trigger that is set half a queue ahead, reads, consumes, sets it anew. It shares the
+ * load's process, and its core.
+ */
+class Drain {
+  readonly #lm: LiveMigration;
+  readonly #cdqid: number;
+  readonly #onEvent: (event: AsyncEvent) => void;
+  #busy: Promise<void> = Promise.resolve();
+  entries = 0;
+  reads = 0;
+
+  private constructor(lm: LiveMigration, cdqid: number) {
+    this.#lm = lm;
+    this.#cdqid = cdqid;
+    this.#onEvent = ({ type, info, parameter }) => {
+      if (type !== AsyncEventType.OneShot || parameter !== cdqid) return;
+      if (info === CdqEvent.Full) throw new Error('The queue became full: changes are lost');
+      this.#busy = this.#busy.then(() => this.#read(true));
+    };
+    lm.controller.on('asyncEvent', this.#onEvent);
+  }
+
+  static async start(lm: LiveMigration, cdqid: number): Promise<Drain> {
+    const drain = new Drain(lm, cdqid);
+    await lm.trackUserData(cdqid, true);
+    await drain.#read(true);
+    return drain;
+  }
+
+  async #read(again: boolean): Promise<void> {
+    for (let waiting = QUEUE_SLOTS; waiting >= QUEUE_SLOTS / 2; ) {
+      const { header, entries } = await this.#lm.readQueue(this.#cdqid, QUEUE_SLOTS);
+      this.entries += entries.length / UDMQ_ENTRY_BYTES;
+      this.reads++;
+      const trigger = (header.tail + QUEUE_SLOTS / 2) % QUEUE_SLOTS;
+      await this.#lm.consumeQueue(this.#cdqid, header.tail, again ? trigger : undefined);
+      // what came before the trigger was set does not fire it
+      waiting = (await this.#lm.readQueue(this.#cdqid, 1)).header.nent;
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#lm.controller.off('asyncEvent', this.#onEvent);
+    await this.#busy;
+    await this.#lm.trackUserData(this.#cdqid, false);
+    await this.#read(false);
+  }
+}
 
 async function writes(): Promise<void> {
   const target = await targetOf({ type: 'memory', size: `${MEMORY_BYTES >> 20}MiB`, blockSize: BLOCK_BYTES });
   const host = await connect(target.uri, undefined, 1);
   const manager = await connect(target.uri, HOST, 0);
   const lm = new LiveMigration(manager);
-  const cdqid = await lm.createQueue(host.cntlid, 32_768);
-  const loads = new Map<Mode, Load[]>(MODES.map((mode) => [mode, []]));
+  const cdqid = await lm.createQueue(host.cntlid, QUEUE_SLOTS);
+  const loads = new Map<Mode, Load[]>(MODES.map(([mode]) => [mode, []]));
   let entries = 0;
+  let reads = 0;
   await load(host, target.pid, false);
   for (let round = 0; round < ROUNDS; round++) {
-    for (const mode of MODES) {
+    for (const [mode] of MODES) {
       if (mode === 'bitmap') await lm.trackChanges(1, true);
-      let draining = mode === 'queue, in order';
-      if (draining) await lm.trackUserData(cdqid, true);
-      const drained = (async (): Promise<void> => {
-        while (draining) {
-          await new Promise((resolve) => setTimeout(resolve, 10));
-          const { header } = await lm.readQueue(cdqid, 4095);
-          entries += header.nent;
-          await lm.consumeQueue(cdqid, header.tail);
-        }
-      })();
+      const drain = isQueue(mode) ? await Drain.start(lm, cdqid) : undefined;
       loads.get(mode)!.push(await load(host, target.pid, mode.endsWith('in order')));
-      draining = false;
-      await drained;
+      if (drain !== undefined) {
+        await drain.stop();
+        entries += drain.entries;
+        reads += drain.reads;
+      }
       if (mode === 'bitmap') await lm.trackChanges(1, false);
-      if (mode === 'queue, in order') await lm.trackUserData(cdqid, false);
     }
   }
   const ratio = (value: keyof Load, on: Mode, off: Mode): string =>
     median(loads.get(on)!.map((one, i) => one[value] / loads.get(off)![i]![value])).toFixed(3);
-  const rows = MODES.map((mode, i) => {
-    const off = i % 2 === 0 ? undefined : MODES[i - 1]!;
+  const rows = MODES.map(([mode, off]) => {
     const cells = (value: keyof Load): string[] => [
       spread(loads.get(mode)!.map((one) => one[value])),
       off === undefined ? '' : ratio(value, mode, off),
@@ -182,7 +237,7 @@ async function writes(): Promise<void> {
   });
   const head = ['4 KiB write, depth 128', 'IOPS', 'on / off', 'target CPU us', 'on / off'];
   console.log(table(head, ['left', 'right', 'right', 'right', 'right'], rows));
-  console.log(`${entries} entries were drained`);
+  console.log(`${entries} entries were drained by ${reads} reads of the queue`);
   await host.close();
   await manager.close();
   await target.stop();
@@ -230,6 +285,7 @@ async function drain(): Promise<void> {
   await target.stop();
 }
 
+pinSelf(LOAD_CORE);
 try {
   if (values.only !== 'writes') bitmapOfTebibyte();
   if (values.only !== 'writes') await drain();

@@ -39,6 +39,11 @@ export function pinned(core: number, command: readonly string[]): [string, ...st
   return line as [string, ...string[]];
 }
 
+/** This process, with all of its threads, stays on one core from here on. */
+export function pinSelf(core: number): void {
+  if (canPin) execFileSync(taskset!, ['-apc', String(core), String(process.pid)], { stdio: 'ignore' });
+}
+
 export type Child = ChildProcessByStdio<Writable, Readable, Readable>;
 const children = new Set<ChildProcess>();
 process.on('exit', () => {

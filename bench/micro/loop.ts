@@ -2,6 +2,7 @@
 import { MemoryBackend } from '../../src/backend/memory.ts';
 import { NullBackend } from '../../src/backend/null.ts';
 import { HostController, type HostNamespace } from '../../src/initiator.ts';
+import type { Controller } from '../../src/target/controller.ts';
 import type { Namespace } from '../../src/target/namespace.ts';
 import { Target } from '../../src/target/target.ts';
 import { type LinkTimes, LoopLink } from './loop-link.ts';
@@ -26,6 +27,7 @@ export class Loop {
   #pump: NodeJS.Immediate | undefined;
   /** The target's. */
   targetNamespace!: Namespace;
+  targetController!: Controller;
 
   static async open(setting: Setting): Promise<Loop> {
     const loop = new Loop();
@@ -52,6 +54,7 @@ export class Loop {
       },
     });
     loop.#namespace = await loop.#controller.namespace(1);
+    loop.targetController = subsystem.controller(loop.#controller.cntlid)!;
     return loop;
   }
 

@@ -1,11 +1,12 @@
-/** What following changes costs a write, in JavaScript alone: rounds with and without the bitmap in turns, by CPU time, so that the machine's moods cancel. */
+/** What following changes costs a write, in JavaScript alone: rounds without, with the bitmap, and with a queue in turns, by CPU time, so that the machine's moods cancel. */
 
 import type { Controller } from '../../src/target/controller.ts';
 import { ChangedBlocks } from '../../src/target/migration/changed-blocks.ts';
+import { QUEUE_SLOTS_MAX, ResidentQueue } from '../../src/target/migration/resident-queue.ts';
 import { report } from './harness.ts';
 import { Loop } from './loop.ts';
 
-const COUNT = 40_000;
+const COUNT = 30_000;
 const ROUNDS = 30;
 
 const setting = { rw: 'write', blockBytes: 4096, depth: 128, backend: 'memory', digests: false } as const;
@@ -14,41 +15,60 @@ await loop.fill();
 const run = loop.runner(setting);
 await new Promise((resolve) => setImmediate(resolve));
 const namespace = loop.targetNamespace;
-// whose it is does not matter here
+const controller = loop.targetController;
+// whose they are does not matter here
 const changes = new ChangedBlocks(undefined as unknown as Controller, namespace);
+const queue = new ResidentQueue(0, controller, controller, QUEUE_SLOTS_MAX);
 
-function track(on: boolean): void {
-  namespace.changes = on ? changes : undefined;
-  namespace.setTracked([]);
+const MODES = ['off', 'bitmap', 'queue'] as const;
+type Mode = (typeof MODES)[number];
+
+function track(mode: Mode): void {
+  namespace.changes = mode === 'bitmap' ? changes : undefined;
+  controller.changeLog = mode === 'queue' ? queue.log : undefined;
+  namespace.setTracked(mode === 'queue' ? [queue.log] : []);
+  if (mode === 'queue') queue.log.start();
+  else queue.log.stop();
 }
 
-const target: Record<'off' | 'on', number[]> = { off: [], on: [] };
-const whole: Record<'off' | 'on', number[]> = { off: [], on: [] };
-for (const on of [false, true]) {
-  track(on);
-  run(COUNT * 5);
+const target: Record<Mode, number[]> = { off: [], bitmap: [], queue: [] };
+const whole: Record<Mode, number[]> = { off: [], bitmap: [], queue: [] };
+/** The queue is read at the end of each round, in parts as a host would. */
+const page = (): void => {
+  for (let offset = 0; queue.page(false, offset, 128 << 10) !== undefined; ) offset += 128 << 10;
+  queue.ring.consume(queue.ring.tail);
+};
+for (const mode of MODES) {
+  for (let i = 0; i < 5; i++) {
+    track(mode);
+    run(COUNT);
+    page();
+  }
 }
 for (let round = 0; round < ROUNDS; round++) {
-  for (const on of round % 2 === 0 ? [false, true] : [true, false]) {
-    track(on);
+  for (let i = 0; i < MODES.length; i++) {
+    const mode = MODES[(round + i) % MODES.length]!;
+    track(mode);
     loop.times.targetMs = 0;
     const before = process.cpuUsage();
     run(COUNT);
+    if (mode === 'queue') page();
     const { user, system } = process.cpuUsage(before);
-    const key = on ? 'on' : 'off';
-    target[key].push((loop.times.targetMs * 1e6) / COUNT);
-    whole[key].push(((user + system) * 1e3) / COUNT);
+    target[mode].push((loop.times.targetMs * 1e6) / COUNT);
+    whole[mode].push(((user + system) * 1e3) / COUNT);
   }
 }
-for (const key of ['off', 'on'] as const) {
+for (const mode of MODES) {
   report({
-    name: `target: write 4096 bytes, depth 128, tracking ${key}`,
-    nsPerOp: target[key],
+    name: `target: write 4096 bytes, depth 128, tracking by ${mode}`,
+    nsPerOp: target[mode],
     bytesPerOp: Number.NaN,
   });
 }
-const ratios = whole.off.map((ns, i) => ns / whole.on[i]!).sort((a, b) => a - b);
-console.log(
-  `CPU time of host and target without tracking / with (median of ${ROUNDS} pairs): ${ratios[ROUNDS >> 1]!.toFixed(3)}`,
-);
+for (const mode of ['bitmap', 'queue'] as const) {
+  const ratios = whole.off.map((ns, i) => ns / whole[mode][i]!).sort((a, b) => a - b);
+  console.log(
+    `CPU time of host and target without tracking / with ${mode} (median of ${ROUNDS} pairs): ${ratios[ROUNDS >> 1]!.toFixed(3)}`,
+  );
+}
 process.exit(0);

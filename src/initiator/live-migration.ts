@@ -76,6 +76,8 @@ export interface ChangedBlocks {
 const LBA_STATUS_ALLOCATED = 0x02;
 /** CMPC. */
 const LBA_STATUS_MORE = 1;
+/** Entries that a queue is asked for at first: a page of 4 KiB with its header. */
+const QUEUE_ENTRIES_FIRST = 126;
 /** Bytes of one command where the controller names no limit. */
 const TRANSFER_BYTES_DEFAULT = 128 << 10;
 
@@ -99,6 +101,8 @@ export interface StatePart extends StateSelection {
 export class LiveMigration<H extends MigrationHost = HostController> {
   readonly controller: H;
   readonly #extension: MigrationExtension;
+  /** Entries that the last look at a queue found. */
+  #queueEntries = QUEUE_ENTRIES_FIRST;
 
   constructor(controller: H) {
     this.controller = controller;
@@ -161,9 +165,12 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     };
     const bytesPerCommand = this.#chunkBytes;
     const atOnce = Math.floor((bytesPerCommand - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES);
-    const bytes = MIGRATION_LOG_HEADER_BYTES + Math.min(entriesMax, atOnce) * UDMQ_ENTRY_BYTES;
+    // about as many as last time: a whole page costs both sides as much as the changes of some hundred writes
+    const guess = Math.max(QUEUE_ENTRIES_FIRST, this.#queueEntries + (this.#queueEntries >> 2));
+    const bytes = MIGRATION_LOG_HEADER_BYTES + Math.min(entriesMax, atOnce, guess) * UDMQ_ENTRY_BYTES;
     const first = await this.controller.getLogPage({ ...page, bytes, bytesPerCommand });
     const log = decodeResidentQueueLog(first);
+    this.#queueEntries = log.header.nent;
     // only what is there: beyond the entries that wait, the page ends
     const more = Math.min(entriesMax, log.header.nent) - log.entries.length / UDMQ_ENTRY_BYTES;
     if (more <= 0) return log;

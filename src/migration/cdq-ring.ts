@@ -4,6 +4,13 @@
  * memory's affair: host memory for the queue of the specification, the controller's own for the one that NVMe/TCP hosts read by log page.
  */
 
+/** One entry that is about to be written: the same bytes twice. */
+export interface CdqEntry {
+  readonly view: DataView;
+  /** In the machine's own order: for copies only. */
+  readonly words: Uint32Array;
+}
+
 /** Where a ring's entries stand. */
 export interface CdqMemory {
   /**
@@ -11,7 +18,7 @@ export interface CdqMemory {
    * @param slot 0 to slots - 1
    * @param entry valid until the call returns
    */
-  write(slot: number, entry: Uint8Array): void;
+  write(slot: number, entry: CdqEntry): void;
 }
 
 export class CdqRing {
@@ -21,6 +28,8 @@ export class CdqRing {
   head = 0;
   /** The next slot to be posted. */
   tail = 0;
+  /** The phase of the entry at `tail`: 1 in the first pass, inverted in each. */
+  phase = 1;
   /** Entries posted since creation. */
   posted = 0;
   /** Entries consumed since creation: the sequence number of the one at `head`. */
@@ -51,17 +60,21 @@ export class CdqRing {
     return this.slots - 1 - this.used;
   }
 
-  /** The phase of the entry at `tail`: 1 in the first pass, inverted in each. */
-  get phase(): number {
-    return 1 ^ (Math.floor(this.posted / this.slots) & 1);
+  /** The phase of the newest entry. */
+  get lastPhase(): number {
+    return this.tail === 0 ? 1 ^ this.phase : this.phase;
   }
 
   /** Posts an entry, whose phase bit the caller has set from `phase`. There must be room. */
-  post(entry: Uint8Array): void {
+  post(entry: CdqEntry): void {
     const slot = this.tail;
     this.#memory.write(slot, entry);
     this.posted++;
-    this.tail = slot + 1 === this.slots ? 0 : slot + 1;
+    this.tail = slot + 1;
+    if (slot + 1 === this.slots) {
+      this.tail = 0;
+      this.phase ^= 1;
+    }
     if (this.triggerEnabled && slot === this.triggerSlot) {
       this.triggerEnabled = false;
       this.triggerSlot = 0;
@@ -70,7 +83,7 @@ export class CdqRing {
   }
 
   /** Writes the newest entry again; only while the host cannot have seen it. */
-  rewriteLast(entry: Uint8Array): void {
+  rewriteLast(entry: CdqEntry): void {
     this.#memory.write(this.tail === 0 ? this.slots - 1 : this.tail - 1, entry);
   }
 

@@ -11,7 +11,10 @@ import {
   udmqAttributes,
   writeEntryRange,
 } from '../wire/udmq-entry.ts';
-import type { CdqRing } from './cdq-ring.ts';
+import type { CdqEntry, CdqRing } from './cdq-ring.ts';
+
+/** Blocks of a range that is one entry for certain, in a number that is small for the machine. */
+const ENTRY_BLOCKS_QUICK = 0x1000_0000;
 
 /** Off: never started or stopped. Suspended: goes on when the controller is resumed. Full: changes were lost. */
 export const LogState = { Off: 0, Logging: 1, Suspended: 2, Full: 3 } as const;
@@ -19,11 +22,12 @@ export const LogState = { Off: 0, Logging: 1, Suspended: 2, Full: 3 } as const;
 export class UserDataLog {
   readonly ring: CdqRing;
   readonly #onFull: () => void;
-  readonly #entry: Uint8Array = new Uint8Array(UDMQ_ENTRY_BYTES);
-  readonly #view: DataView = new DataView(this.#entry.buffer);
+  readonly #entry: CdqEntry = makeEntry();
   state: number = LogState.Off;
   /** Entries that the host can have seen: a later change of the same blocks needs an entry of its own. */
   #seen = 0;
+  /** The newest entry has grown, and stands in the fields below only: its memory is written when somebody may look, or another entry comes. */
+  #grown = false;
   // the newest entry, while it may still be extended
   #lastNsid = 0;
   #lastSlba = 0;
@@ -81,13 +85,22 @@ export class UserDataLog {
     if (this.state !== LogState.Logging) return;
     const end = slba + blockCount;
     if (this.#extend(nsid, slba, end, deallocated)) return;
+    if (blockCount <= ENTRY_BLOCKS_QUICK) this.#range(nsid, slba, blockCount, deallocated);
+    else this.#ranges(nsid, slba, end, deallocated);
+  }
+
+  #ranges(nsid: number, slba: number, end: number, deallocated: boolean): void {
     for (let at = slba; at < end && this.state === LogState.Logging; ) {
       const count = Math.min(end - at, UDMQ_BLOCKS_MAX);
-      // the entry that takes the last slot says so, and is the last
-      if (this.ring.free === 1) this.#full(nsid, at, count, deallocated);
-      else this.#post(nsid, at, count, deallocated, EntrySequence.Middle, EntryRange.Blocks);
+      this.#range(nsid, at, count, deallocated);
       at += count;
     }
+  }
+
+  /** The entry that takes the last slot says so, and is the last. */
+  #range(nsid: number, slba: number, count: number, deallocated: boolean): void {
+    if (this.ring.free === 1) this.#full(nsid, slba, count, deallocated);
+    else this.#post(nsid, slba, count, deallocated, EntrySequence.Middle, EntryRange.Blocks);
   }
 
   /** An entry did not reach the host. */
@@ -96,9 +109,21 @@ export class UserDataLog {
     this.#onFull();
   }
 
-  /** Everything posted is the host's to see: nothing of it changes any more. */
+  /** Everything posted is the host's to see: it stands in memory, and nothing of it changes any more. */
   markSeen(): void {
+    this.#settle();
     this.#seen = this.ring.posted;
+  }
+
+  #settle(): void {
+    if (!this.#grown) return;
+    this.#grown = false;
+    const { ring } = this;
+    writeEntryRange(this.#entry.view, 0, this.#lastNsid, this.#lastSlba, this.#lastEnd - this.#lastSlba);
+    const { Middle } = EntrySequence;
+    const attributes = udmqAttributes(Middle, EntryRange.Blocks, this.#lastDeallocated, ring.lastPhase);
+    this.#entry.view.setUint8(UDMQ_ATTRIBUTES_OFFSET, attributes);
+    ring.rewriteLast(this.#entry);
   }
 
   /** One entry for changes of the same or neighbouring blocks, as long as nobody can have seen it. */
@@ -109,11 +134,7 @@ export class UserDataLog {
     const first = Math.min(slba, this.#lastSlba);
     const last = Math.max(end, this.#lastEnd);
     if (last - first > UDMQ_BLOCKS_MAX) return false;
-    writeEntryRange(this.#view, 0, nsid, first, last - first);
-    const posted = ring.posted - 1;
-    const phase = 1 ^ (Math.floor(posted / ring.slots) & 1);
-    this.#entry[UDMQ_ATTRIBUTES_OFFSET] = udmqAttributes(EntrySequence.Middle, EntryRange.Blocks, deallocated, phase);
-    ring.rewriteLast(this.#entry);
+    this.#grown = true;
     this.#lastSlba = first;
     this.#lastEnd = last;
     return true;
@@ -131,8 +152,9 @@ export class UserDataLog {
   }
 
   #post(nsid: number, slba: number, count: number, deallocated: boolean, sequence: number, range: number): void {
-    writeEntryRange(this.#view, 0, nsid, slba, count);
-    this.#entry[UDMQ_ATTRIBUTES_OFFSET] = udmqAttributes(sequence, range, deallocated, this.ring.phase);
+    this.#settle();
+    writeEntryRange(this.#entry.view, 0, nsid, slba, count);
+    this.#entry.view.setUint8(UDMQ_ATTRIBUTES_OFFSET, udmqAttributes(sequence, range, deallocated, this.ring.phase));
     this.ring.post(this.#entry);
     if (this.#seenAtOnce) this.markSeen();
     const mayGrow = sequence === EntrySequence.Middle;
@@ -141,4 +163,9 @@ export class UserDataLog {
     this.#lastEnd = mayGrow ? slba + count : 0;
     this.#lastDeallocated = deallocated;
   }
+}
+
+function makeEntry(): CdqEntry {
+  const bytes = new ArrayBuffer(UDMQ_ENTRY_BYTES);
+  return { view: new DataView(bytes), words: new Uint32Array(bytes) };
 }

@@ -13,7 +13,7 @@ import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
 import { Fence, isManager } from './fence.ts';
 import { ChangedBlocks } from './migration/changed-blocks.ts';
-import { type GateEntry, RangeGate } from './range-gate.ts';
+import { type GateEntry, GateState, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
 import type { Reservations } from './reservations.ts';
 import { UncorrectableBlocks, type UncorrectableKeeper } from './uncorrectable.ts';
@@ -297,14 +297,23 @@ export class Namespace {
   // ---- the way to the backend ----------------------------------------------------------------------------------------------------
 
   #read(io: NamespaceIo): void {
-    if (this.#guards === 0) this.backend.read(io);
+    if ((this.#guards & ~Guard.Tracked) === 0) this.backend.read(io);
     else this.#enter(io, Operation.Read);
   }
 
   /** Every change of user data comes through here. */
   #change(io: NamespaceIo, operation: number): void {
     if (this.#guards === 0) this.#toBackend(io, operation);
+    else if (this.#guards === Guard.Tracked && operation === Operation.Write) this.#pass(io);
     else this.#enter(io, operation);
+  }
+
+  /** A write that is done when the backend's call returns, and only has to be tracked then. */
+  #pass(io: NamespaceIo): void {
+    io.operation = Operation.Write;
+    io.gateExclusive = false;
+    io.gateState = GateState.Passing;
+    this.backend.write(io);
   }
 
   #toBackend(io: NamespaceIo, operation: number): void {
@@ -448,6 +457,10 @@ export class Namespace {
   }
 
   #leave(io: NamespaceIo): void {
+    if (io.gateState === GateState.Passing) {
+      io.gateState = GateState.Outside;
+      return;
+    }
     if (io.gateExclusive && --this.#exclusiveCount === 0) this.#guards &= ~Guard.Exclusive;
     this.#gate.leave(io);
   }

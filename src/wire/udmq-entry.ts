@@ -27,11 +27,10 @@ export const entryDeallocated = (v: DataView, base: number): boolean =>
   (v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) & 0x20) !== 0;
 export const entryRange = (v: DataView, base: number): number => v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) >> 6;
 
-/** Writes everything but the attributes. @param blockCount 1 to `UDMQ_BLOCKS_MAX`; 0 for an entry without a range */
+/** Writes everything but the attributes and what is reserved, which is zero from the start. @param blockCount 1 to `UDMQ_BLOCKS_MAX`; 0 for an entry without a range */
 export function writeEntryRange(v: DataView, base: number, nsid: number, slba: number, blockCount: number): void {
   v.setUint32(base, nsid, true);
   v.setUint32(base + 4, blockCount === 0 ? 0 : blockCount - 1, true);
   v.setUint32(base + 8, slba >>> 0, true);
-  v.setUint32(base + 12, Math.floor(slba / 0x1_0000_0000), true);
-  for (let i = 16; i < UDMQ_ENTRY_BYTES; i += 4) v.setUint32(base + i, 0, true);
+  v.setUint32(base + 12, slba > 0xffff_ffff ? Math.floor(slba / 0x1_0000_0000) : 0, true);
 }

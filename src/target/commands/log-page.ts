@@ -32,8 +32,9 @@ import { changedBlocksLog, residentQueueLog } from './migration-features.ts';
 interface LogEntry {
   readonly onIo: boolean;
   readonly onDiscovery: boolean;
-  /** The whole page. @returns a status where the command's own fields do not fit */
+  /** The whole page, or with `isPart` what the host asked for of it. @returns a status where the command's own fields do not fit */
   build(request: Request, controller: Controller): Uint8Array | number;
+  readonly isPart?: true;
   /** The LID specific parameter of the Supported Log Pages. */
   parameter?(controller: Controller): number;
   /** LSP bits that may be set; absent: not looked at. */
@@ -245,7 +246,13 @@ const PAGES: Readonly<Record<number, LogEntry>> = {
 };
 
 const MIGRATION_PAGES: Readonly<Record<number, LogEntry>> = {
-  [MigrationLogPage.ResidentQueue]: { onIo: true, onDiscovery: false, isOffered: isManager, build: residentQueueLog },
+  [MigrationLogPage.ResidentQueue]: {
+    onIo: true,
+    onDiscovery: false,
+    isOffered: isManager,
+    build: residentQueueLog,
+    isPart: true,
+  },
   [MigrationLogPage.ChangedBlocks]: { onIo: true, onDiscovery: false, isOffered: isManager, build: changedBlocksLog },
 };
 
@@ -316,14 +323,15 @@ export const getLogPage: CommandHandler = {
       request.finish(page | DNR);
       return;
     }
-    const offset = offsetOf(request);
+    const offset = entry.isPart === true ? 0 : offsetOf(request);
     if (offset > page.length) {
       request.finish(request.invalidField(48));
       return;
     }
     // what the page does not have reads as zero: hosts ask for more than a short page holds
-    const answer = new Uint8Array(request.transferBytes);
-    answer.set(page.subarray(offset, offset + answer.length));
+    const whole = offset === 0 && page.length === request.transferBytes;
+    const answer = whole ? page : new Uint8Array(request.transferBytes);
+    if (!whole) answer.set(page.subarray(offset, offset + answer.length));
     request.answer(answer);
     if ((sqeCdw10(sqe, sqeBase) & CDW10_RAE) === 0) {
       controller.asyncEvents.logRead(sqeCdw10(sqe, sqeBase) & 0xff);

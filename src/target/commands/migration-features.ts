@@ -113,7 +113,7 @@ export function residentQueueLog(request: Request): Uint8Array | number {
   // one in host memory is read there
   if (!(queue instanceof ResidentQueue)) return request.fail(SpecificStatus.InvalidControllerDataQueue, 46);
   const offset = sqeCdw12(sqe, sqeBase) + sqeCdw13(sqe, sqeBase) * 2 ** 32;
-  return migrationOf(request).queuePage(queue, offset + request.transferBytes);
+  return migrationOf(request).queuePage(queue, offset, request.transferBytes) ?? request.invalidField(48);
 }
 
 /** Log page C9h. */

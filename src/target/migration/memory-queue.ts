@@ -33,9 +33,8 @@ export class MemoryQueue implements DataQueue {
       slots,
       {
         write: (slot, entry) => {
-          const view = new DataView(entry.buffer, entry.byteOffset, entry.byteLength);
           // a manager that takes its memory away has lost entries
-          if (!memory.writeDwords(place(slot), view, 0, UDMQ_ENTRY_BYTES / 4)) this.log.lost();
+          if (!memory.writeDwords(place(slot), entry.view, 0, UDMQ_ENTRY_BYTES / 4)) this.log.lost();
         },
       },
       () => manager.asyncEvents.oneShot(CdqEvent.TailPointer, cdqid),

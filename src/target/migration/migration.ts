@@ -260,10 +260,10 @@ export class Migration {
     return Status.Success;
   }
 
-  /** Log page C8h of a queue. @param endBytes where the part ends that the host asked for */
-  queuePage(queue: ResidentQueue, endBytes: number): Uint8Array {
+  /** A part of log page C8h of a queue. @returns undefined if the page ends before `offset` */
+  queuePage(queue: ResidentQueue, offset: number, bytes: number): Uint8Array | undefined {
     const ward = this.#wards.get(queue.target);
-    return queue.page(ward !== undefined && this.isSuspended(ward), endBytes);
+    return queue.page(ward !== undefined && this.isSuspended(ward), offset, bytes);
   }
 
   // ---- changed blocks ------------------------------------------------------------------------------------------------------------

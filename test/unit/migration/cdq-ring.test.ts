@@ -1,15 +1,20 @@
 import { expect } from 'chai';
-import { CdqRing } from '../../../src/migration/cdq-ring.ts';
+import { type CdqEntry, CdqRing } from '../../../src/migration/cdq-ring.ts';
 
 function ring(slots: number): { ring: CdqRing; written: [number, number][]; triggers: number[] } {
   const written: [number, number][] = [];
   const triggers: number[] = [];
-  const made: CdqRing = new CdqRing(slots, { write: (slot, entry) => written.push([slot, entry[0]!]) }, () =>
-    triggers.push(made.tail),
+  const made: CdqRing = new CdqRing(
+    slots,
+    { write: (slot, entry) => written.push([slot, entry.view.getUint8(0)]) },
+    () => triggers.push(made.tail),
   );
   return { ring: made, written, triggers };
 }
-const entry = (value: number): Uint8Array => Uint8Array.of(value);
+const entry = (value: number): CdqEntry => {
+  const words = Uint32Array.of(value);
+  return { words, view: new DataView(words.buffer) };
+};
 
 describe('CdqRing (Base 2.1 section 8.1.6)', () => {
   it('holds one entry less than it has slots', () => {

@@ -12,11 +12,21 @@ class Queue {
 
   constructor(slots: number) {
     this.bytes = new Uint8Array(slots * 32);
-    this.ring = new CdqRing(slots, { write: (slot, entry) => this.bytes.set(entry, slot * 32) }, () => {});
+    this.ring = new CdqRing(
+      slots,
+      { write: (slot, entry) => this.bytes.set(new Uint8Array(entry.view.buffer), slot * 32) },
+      () => {},
+    );
     this.log = new UserDataLog(this.ring, () => this.full++);
   }
 
   /** What a host that looks at slot `slot` reads. */
+  look(slot: number): string {
+    this.log.markSeen();
+    return this.entry(slot);
+  }
+
+  /** What stands in slot `slot`. */
   entry(slot: number): string {
     return Buffer.from(this.bytes.subarray(slot * 32, slot * 32 + 32)).toString('hex');
   }
@@ -97,14 +107,30 @@ describe('UserDataLog (NVM Command Set 1.2 section 5.6)', () => {
     queue.log.changed(1, 8, 2, false); // right in front
     queue.log.changed(1, 9, 3, false); // within
     expect(queue.ring.used).to.equal(2);
-    expect(queue.entry(1)).to.equal(ranged('01000000', '0b000000', '0800000000000000', '01'));
     queue.log.changed(1, 21, 1, false); // a block apart
+    expect(queue.entry(1)).to.equal(ranged('01000000', '0b000000', '0800000000000000', '01'));
     queue.log.changed(1, 22, 1, true); // of another kind
     queue.log.changed(2, 23, 1, true); // of another namespace
     expect(queue.ring.used).to.equal(5);
-    queue.log.markSeen();
+    queue.log.changed(2, 24, 1, true);
+    expect(queue.look(4)).to.equal(ranged('02000000', '01000000', '1700000000000000', '21'));
     queue.log.changed(2, 23, 1, true);
     expect(queue.ring.used, 'L17: seen, so it needs an entry of its own').to.equal(6);
+  });
+
+  it('an entry that has grown stands whole in its slot, with its phase, when another one is posted in slot 0', () => {
+    const queue = new Queue(4);
+    queue.log.start();
+    queue.ring.consume(1);
+    queue.log.changed(1, 0, 1, false);
+    queue.log.changed(1, 100, 1, true);
+    queue.ring.consume(2);
+    queue.log.changed(1, 200, 1, false); // slot 3
+    queue.log.changed(1, 201, 1, false);
+    queue.ring.consume(3);
+    queue.log.changed(1, 300, 1, false); // slot 0
+    expect(queue.entry(3)).to.equal(ranged('01000000', '01000000', 'c800000000000000', '01'));
+    expect(queue.entry(0)).to.equal(ranged('01000000', '00000000', '2c01000000000000', '00'));
   });
 
   it('splits what is more than 2^32 blocks', () => {
