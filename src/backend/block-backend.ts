@@ -34,6 +34,21 @@ export interface BlockIo {
   complete(status: number): void;
 }
 
+/** What a device takes in one Copy: MSSRL and MCL in blocks, MSRC (0's based). @public */
+export interface CopyLimits {
+  readonly mssrl: number;
+  readonly mcl: number;
+  readonly msrc: number;
+}
+
+/** A Copy within the namespace that its device does. @public */
+export interface DeviceCopy {
+  /** In order; together they go to where the operation's own range begins. No more than `CopyLimits` allow. */
+  readonly sources: readonly { readonly offsetBytes: number; readonly lengthBytes: number }[];
+  /** Set by the backend if it fails: sources that were copied as a whole, from the first on. */
+  completeCount: number;
+}
+
 /** Consecutive bytes. @public */
 export interface ByteRun {
   readonly startBytes: number;
@@ -101,6 +116,10 @@ export interface BlockBackend {
    * Compares the range with `segments`, which are valid as in a write: Compare Failure if they differ; absent: reading is how to find out.
    */
   compare?(io: BlockIo): void;
+  /** Copies `sources` to the range; absent: reading and writing is how to copy. */
+  copy?(io: BlockIo, copy: DeviceCopy): void;
+  /** Of `copy`. */
+  readonly copyLimits?: CopyLimits | undefined;
   /** Advisory; blocks it does not deallocate keep their content. */
   deallocate(io: BlockIo): void;
   /** Adds blocks at the end, which read as zeroes; `blockCount` is the new one when it resolves. */

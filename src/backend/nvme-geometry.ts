@@ -3,6 +3,7 @@ import { ConfigError } from '../util/error.ts';
 import { identifyControllerCodec } from '../wire/cold/identify-controller.ts';
 import { identifyNamespaceCodec } from '../wire/cold/identify-namespace.ts';
 import { nvmControllerCodec, nvmNamespaceCodec } from '../wire/cold/identify-nvm.ts';
+import type { CopyLimits } from './block-backend.ts';
 
 /** How the metadata of blocks, which hosts do not see, is dealt with. */
 export const Metadata = {
@@ -37,6 +38,8 @@ export interface NvmeGeometry {
   readonly verifies: boolean;
   /** Blocks of one Verify. */
   readonly verifyBlocksMax: number;
+  /** The device's own Copy, with descriptors of format 0. */
+  readonly copy: CopyLimits | undefined;
   readonly deacSupported: boolean;
   readonly deallocates: boolean;
   /** Blocks of one Dataset Management range. */
@@ -105,6 +108,7 @@ export function nvmeGeometry(path: string, data: IdentifyData, queueBytesMax: nu
     allocationBlocks: (limits?.aocs ?? 0) & 1 ? Math.max(1, nvm?.tlbaag ?? 0) : 0,
     verifies: (ctrl.oncs & 0x80) !== 0,
     verifyBlocksMax: blocksOf(limits?.vsl),
+    copy: copyOf(ctrl, ns, protection.metadata),
     deacSupported: (ns.dlfeat & 8) !== 0,
     deallocates: (ctrl.oncs & 4) !== 0,
     deallocateBlocksMax: limits === undefined || limits.dmrsl === 0 ? RANGE_BLOCKS_MAX : limits.dmrsl,
@@ -113,6 +117,17 @@ export function nvmeGeometry(path: string, data: IdentifyData, queueBytesMax: nu
     model: text(data.controller, 24, 40),
     serial: text(data.controller, 4, 20),
   };
+}
+
+/** With metadata, a copy would take along what hosts do not have, and tags that belong to other blocks. */
+function copyOf(
+  ctrl: { readonly oncs: number; readonly ocfs: number },
+  ns: CopyLimits,
+  metadata: number,
+): CopyLimits | undefined {
+  if ((ctrl.oncs & 0x100) === 0 || (ctrl.ocfs & 1) === 0 || metadata !== Metadata.None) return undefined;
+  if (ns.mssrl === 0 || ns.mcl === 0) return undefined;
+  return { mssrl: ns.mssrl, mcl: ns.mcl, msrc: ns.msrc };
 }
 
 function text(bytes: Uint8Array, offset: number, length: number): string {

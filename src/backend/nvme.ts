@@ -10,7 +10,7 @@ import { Status } from '../spec/status.ts';
 import { assert } from '../util/assert.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { NvmeofError } from '../util/error.ts';
-import type { BackendHealth, BlockBackend, BlockIo } from './block-backend.ts';
+import type { BackendHealth, BlockBackend, BlockIo, CopyLimits, DeviceCopy } from './block-backend.ts';
 import type { DevicePassthrough } from './device-passthrough.ts';
 import { statusOfDevice, statusOfErrno } from './nvme-device.ts';
 import { Metadata, type NvmeGeometry } from './nvme-geometry.ts';
@@ -46,6 +46,8 @@ const CDW12_CHECK_REFERENCE = 0x0400_0000;
 const CDW12_DEAC = 0x0200_0000;
 const DSM_DEALLOCATE = 4;
 const DSM_RANGE_BYTES = 16;
+/** A source of Copy, descriptor format 0. NVM Command Set 1.2 section 3.3.2. */
+const COPY_SOURCE_BYTES = 32;
 const HIGH = 0x1_0000_0000;
 /** Pieces of one operation that run at once. */
 const PIECES_MAX = 8;
@@ -57,7 +59,7 @@ const ZEROES = new Uint8Array(new ArrayBuffer(ZERO_BYTES));
 /** Status code type 3: the path, not the device. The kernel answers so when it takes a device away. */
 const SCT_PATH = 3;
 
-const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4, Verify: 5, Compare: 6 } as const;
+const Kind = { Read: 0, Write: 1, Flush: 2, Zero: 3, Deallocate: 4, Verify: 5, Compare: 6, Copy: 7 } as const;
 
 /** Opcode of kinds that move data. */
 const TRANSFERS: Readonly<Record<number, number>> = {
@@ -81,20 +83,21 @@ class NvmeOp {
   pooled: Uint8Array | undefined = undefined;
   status = 0;
   running = 0;
+  copy: DeviceCopy | undefined = undefined;
 }
 
 /** One command to the device. */
 class Piece {
   readonly call = new NvmeCall();
-  readonly done: (error: NodeJS.ErrnoException | null, result: number) => void;
+  readonly done: (error: NodeJS.ErrnoException | null, result: number, result0: number) => void;
   op: NvmeOp | undefined = undefined;
   metadata: Uint8Array | undefined = undefined;
   /** Range of Dataset Management. */
   readonly range: Uint8Array = new Uint8Array(new ArrayBuffer(DSM_RANGE_BYTES));
   readonly rangeView: DataView = new DataView(this.range.buffer);
 
-  constructor(done: (piece: Piece, error: NodeJS.ErrnoException | null, result: number) => void) {
-    this.done = (error, result) => done(this, error, result);
+  constructor(done: (piece: Piece, error: NodeJS.ErrnoException | null, result: number, result0: number) => void) {
+    this.done = (error, result, result0) => done(this, error, result, result0);
   }
 }
 
@@ -114,6 +117,9 @@ export class NvmeBackend implements BlockBackend {
   readonly readAllocated?: BlockBackend['readAllocated'];
   /** By the device's own Compare, if it has one that fits. */
   readonly compare?: (io: BlockIo) => void;
+  /** By the device's own Copy, if it has one that fits. */
+  readonly copy?: (io: BlockIo, copy: DeviceCopy) => void;
+  readonly copyLimits?: CopyLimits | undefined;
   /** By the device's own Verify, if it has one. */
   readonly verify?: (io: BlockIo) => void;
   readonly #options: NvmeBackendOptions;
@@ -127,7 +133,7 @@ export class NvmeBackend implements BlockBackend {
   #gone = false;
   #closing: Promise<void> | undefined = undefined;
   #onIdle: (() => void) | undefined = undefined;
-  readonly #pieceDone: (piece: Piece, error: NodeJS.ErrnoException | null, result: number) => void;
+  readonly #pieceDone: (piece: Piece, error: NodeJS.ErrnoException | null, result: number, result0: number) => void;
 
   constructor(options: NvmeBackendOptions) {
     const { geometry } = options;
@@ -144,11 +150,15 @@ export class NvmeBackend implements BlockBackend {
     this.readOnly = options.readOnly || geometry.writeProtected;
     if (geometry.atomicBytes !== undefined) this.atomicBytes = geometry.atomicBytes;
     if (geometry.compares) this.compare = (io) => this.#compare(io);
+    if (geometry.copy !== undefined) {
+      this.copyLimits = geometry.copy;
+      this.copy = (io, copy) => this.#copy(io, copy);
+    }
     this.allocationUnitBytes = geometry.allocationBlocks * geometry.blockSize;
     const { allocated } = options;
     if (geometry.allocationBlocks > 0 && allocated !== undefined) this.readAllocated = allocated;
     if (geometry.verifies) this.verify = (io) => this.#verify(io);
-    this.#pieceDone = (piece, error, result) => this.#completed(piece, error, result);
+    this.#pieceDone = (piece, error, result, result0) => this.#completed(piece, error, result, result0);
   }
 
   /** The device was taken away: nothing works any more. */
@@ -194,6 +204,27 @@ export class NvmeBackend implements BlockBackend {
     io.retain();
     if (io.segmentCount === 1) op.data = io.segments[0]!;
     else this.#gather(op);
+    this.#start(op);
+  }
+
+  #copy(io: BlockIo, copy: DeviceCopy): void {
+    const op = this.#takeChange(io, Kind.Copy);
+    if (op === undefined) return;
+    const { sources } = copy;
+    const bytes = sources.length * COPY_SOURCE_BYTES;
+    const list = this.#pool.take(bytes);
+    list.fill(0, 0, bytes);
+    const view = new DataView(list.buffer, list.byteOffset, bytes);
+    sources.forEach(({ offsetBytes, lengthBytes }, i) => {
+      const first = offsetBytes / this.blockSize;
+      view.setUint32(i * COPY_SOURCE_BYTES + 8, first % HIGH, true);
+      view.setUint32(i * COPY_SOURCE_BYTES + 12, Math.floor(first / HIGH), true);
+      view.setUint16(i * COPY_SOURCE_BYTES + 16, lengthBytes / this.blockSize - 1, true);
+    });
+    op.pooled = list;
+    op.data = list.subarray(0, bytes);
+    op.flags = io.fua ? CDW12_FUA : 0;
+    op.copy = copy;
     this.#start(op);
   }
 
@@ -313,6 +344,15 @@ export class NvmeBackend implements BlockBackend {
         this.#send(piece, undefined, 0, 0);
         return;
       }
+      case Kind.Copy: {
+        // all of it is one command: what does not fit was refused
+        const first = op.position / geometry.blockSize;
+        const flags = op.flags | (op.copy!.sources.length - 1);
+        const piece = this.#piece(op, IoOpcode.Copy, first % HIGH, Math.floor(first / HIGH), flags);
+        this.#advance(op, op.left);
+        this.#send(piece, op.data, 1, op.data!.length);
+        return;
+      }
       case Kind.Verify: {
         const blocks = Math.min(op.left / geometry.blockSize, geometry.verifyBlocksMax);
         const piece = this.#blocks(op, IoOpcode.Verify, blocks);
@@ -387,7 +427,7 @@ export class NvmeBackend implements BlockBackend {
     this.#engine.nvme(this.#fd, false, piece.call, data, count, bytes, this.#options.ioctl, piece.done);
   }
 
-  #completed(piece: Piece, error: NodeJS.ErrnoException | null, result: number): void {
+  #completed(piece: Piece, error: NodeJS.ErrnoException | null, result: number, result0: number): void {
     const op = piece.op!;
     piece.op = undefined;
     piece.call.metadata = undefined;
@@ -399,6 +439,8 @@ export class NvmeBackend implements BlockBackend {
     op.running--;
     const status = error === null ? this.#statusOf(result) : this.#statusOfError(error);
     if (status !== 0) {
+      // DW0: the first source that was not copied as a whole
+      if (op.copy !== undefined && error === null) op.copy.completeCount = result0;
       if (op.status === 0) op.status = status;
       op.left = 0;
     }
@@ -411,6 +453,7 @@ export class NvmeBackend implements BlockBackend {
     const { status } = op;
     op.io = undefined;
     op.data = undefined;
+    op.copy = undefined;
     if (op.pooled !== undefined) {
       this.#pool.give(op.pooled);
       op.pooled = undefined;

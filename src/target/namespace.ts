@@ -3,7 +3,7 @@
  * A namespace: identity, geometry, and the one way to its blocks. Every change of user data, by whatever command, passes `#change`, after the
  * access gate and before the backend is told; every read of a command passes `#read`.
  */
-import type { BlockBackend, BlockIo } from '../backend/block-backend.ts';
+import type { BlockBackend, BlockIo, DeviceCopy } from '../backend/block-backend.ts';
 import type { UserDataLog } from '../migration/user-data-log.ts';
 import { MediaStatus, Status } from '../spec/status.ts';
 import type { Clock } from '../util/clock.ts';
@@ -62,6 +62,7 @@ export const Operation = {
   /** Reads, but only whether that can be done. */
   Verify: 6,
   Compare: 7,
+  Copy: 8,
 } as const;
 
 /** One operation on the namespace: a Request, or a step of a command that takes several. */
@@ -72,6 +73,8 @@ export interface NamespaceIo extends BlockIo, GateEntry {
   readonly deallocatedIsError: boolean;
   /** Its connection is gone: what has not begun must not begin any more. */
   readonly abandoned: boolean;
+  /** Of a Copy that the device does. */
+  readonly deviceCopy?: DeviceCopy | undefined;
   /** Where its controller's changes are logged. */
   readonly changeLog: UserDataLog | undefined;
   readonly controller: Controller;
@@ -223,6 +226,18 @@ export class Namespace {
     else this.#enter(io, Operation.Compare);
   }
 
+  /** A Copy within the namespace can be the device's: it has one, and nothing is known of the blocks that the device does not know. */
+  get copiesItself(): boolean {
+    return this.backend.copy !== undefined && (this.#guards & ~(Guard.InFlight | Guard.Tracked)) === 0;
+  }
+
+  /** By the backend's own means; only where `copiesItself`. `io.deviceCopy` says from where. */
+  copy(io: NamespaceIo): void {
+    for (const { lengthBytes } of io.deviceCopy!.sources) this.countRead(lengthBytes);
+    this.countWrite(io.lengthBytes);
+    this.#change(io, Operation.Copy);
+  }
+
   writeUncorrectable(io: NamespaceIo): void {
     this.#change(io, Operation.WriteUncorrectable);
   }
@@ -332,6 +347,9 @@ export class Namespace {
         return;
       case Operation.Deallocate:
         this.backend.deallocate(io);
+        return;
+      case Operation.Copy:
+        this.backend.copy!(io, io.deviceCopy!);
         return;
       case Operation.WriteUncorrectable:
         this.#markUncorrectable(io);

@@ -3,6 +3,7 @@
  * The unit of work: one command in flight. Allocated once per queue slot when the queue pair is made, reused for ever (DESIGN section 3).
  * A transport fills the SQE and moves the data; the core decides what the command means; `complete` brings it back to the transport.
  */
+import type { DeviceCopy } from '../backend/block-backend.ts';
 import type { UserDataLog } from '../migration/user-data-log.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
 import { DNR, MORE, Status } from '../spec/status.ts';
@@ -101,6 +102,8 @@ export class Request implements NamespaceIo {
   fuse = 0;
   fuseStatus = 0;
   partner: Request | undefined = undefined;
+  /** A Copy that the device does. */
+  deviceCopy: DeviceCopy | undefined = undefined;
   #pooled: Uint8Array | undefined = undefined;
 
   constructor(queuePair: QueuePair, slot: number, sqe: DataView, sqeBase: number, pool: BufferPool) {
@@ -313,6 +316,7 @@ export class Request implements NamespaceIo {
     this.fuse = 0;
     this.fuseStatus = 0;
     this.partner = undefined;
+    this.deviceCopy = undefined;
     this.phase = Phase.Pending;
     this.inUse = false;
     if (this.abortion !== undefined) {

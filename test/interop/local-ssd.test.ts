@@ -21,7 +21,7 @@ const large = 'logical_block_size=4096,physical_block_size=4096';
 
 /** By serial number. MDTS 3 is 32 KiB. */
 const ssds = {
-  plain: { bytes: 8 * MIB, controller: 'mdts=3', namespace: plain },
+  plain: { bytes: 8 * MIB, controller: 'mdts=3', namespace: `${plain},mssrl=64,mcl=200,msrc=7` },
   large: { bytes: 8 * MIB, controller: 'mdts=7', namespace: large },
   // protection information of all ones is not checked: QEMU's disks come unformatted
   guard: { bytes: 9 * MIB, controller: 'mdts=5', namespace: `${plain},ms=8,pi=1`, fill: 0xff },
@@ -192,6 +192,47 @@ describe('Local SSDs behind our target, in a guest', function () {
       }
     } finally {
       await controller.close();
+    }
+  });
+
+  it("Copy is the device's own, within its limits; where it cannot be, the target reads and writes", async () => {
+    const controller = await HostController.connect({ address: '127.0.0.1', port, subnqn: nqn, ioQueues: 1 });
+    const events = '/sys/kernel/tracing/events/nvme/nvme_setup_cmd';
+    /** Copy commands that the kernel has given to a device since the last look. */
+    const copies = async (): Promise<number> =>
+      Number(
+        await vm.run(
+          `[ -d ${events} ] || mount -t tracefs none /sys/kernel/tracing
+           grep -c '(0x19\\|(nvme_cmd_copy' /sys/kernel/tracing/trace || true
+           echo 0 > /sys/kernel/tracing/trace; echo 1 > ${events}/enable`,
+        ),
+      );
+    try {
+      await copies();
+      const namespace = await controller.namespace(nsidOf('plain'));
+      const limits = JSON.parse(await vm.run(`nvme id-ns $(namespace_of ${nqn} ${nsidOf('plain')}) -o json`));
+      expect([limits.mssrl, limits.mcl, limits.msrc]).to.deep.equal([64, 200, 7]);
+      const data = Buffer.from(Array.from({ length: 200 * 512 }, (_, i) => (i * 7) ^ (i >> 9)));
+      await namespace.write(4096, data);
+      await namespace.copy(5000, [
+        { slba: 4096 + 100, blockCount: 64 },
+        { slba: 4096, blockCount: 3 },
+      ]);
+      const expected = Buffer.concat([data.subarray(100 * 512, 164 * 512), data.subarray(0, 3 * 512)]);
+      expect(Buffer.compare(await namespace.read(5000, 67), expected)).to.equal(0);
+      expect(await copies(), 'Copy commands to the device').to.equal(1);
+      // more blocks than one range may have
+      await namespace.copy(6000, [{ slba: 4096, blockCount: 65 }]);
+      expect(Buffer.compare(await namespace.read(6000, 65), data.subarray(0, 65 * 512))).to.equal(0);
+      expect(await copies()).to.equal(1);
+      const guard = await controller.namespace(nsidOf('guard'));
+      await guard.write(4096, data);
+      await guard.copy(5000, [{ slba: 4096, blockCount: 200 }]);
+      expect(Buffer.compare(await guard.read(5000, 200), data), 'blocks with protection information').to.equal(0);
+      expect(await copies()).to.equal(0);
+    } finally {
+      await controller.close();
+      await vm.run(`echo 0 > ${events}/enable`);
     }
   });
 

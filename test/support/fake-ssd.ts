@@ -50,6 +50,8 @@ export class FakeSsd {
       case IoOpcode.Flush:
         this.flushCount++;
         return { result: 0 };
+      case IoOpcode.Copy:
+        return this.#copy(operation);
       case IoOpcode.DatasetManagement:
         return this.#deallocate(operation);
       case IoOpcode.Read:
@@ -104,6 +106,29 @@ export class FakeSsd {
       } else if (opcode === IoOpcode.Read) view.set(this.bytes.subarray(at, at + piece));
       else this.bytes.set(view.subarray(0, piece), at);
       at += piece;
+    }
+    return { result: 0 };
+  }
+
+  /** Format 0, one source after the other. */
+  #copy({ cdw10To15, data, length }: FakeOperation): FakeAnswer {
+    const { blockSize } = this.options;
+    const [low, high, cdw12] = cdw10To15 as [number, number, number];
+    const list = data as Uint8Array;
+    const view = new DataView(list.buffer, list.byteOffset, list.length);
+    const count = (cdw12 & 0xff) + 1;
+    if ((cdw12 & 0xf00) !== 0) this.#fault('not descriptor format 0');
+    if (length !== count * 32) this.#fault(`${length} bytes for ${count} sources`);
+    let to = (low + high * HIGH) * blockSize;
+    for (let at = 0; at < count * 32; at += 32) {
+      for (const reserved of [0, 4, 18, 20, 24, 28])
+        if (view.getUint16(at + reserved, true) !== 0) this.#fault(`byte ${reserved} of a source is not zero`);
+      const from = (view.getUint32(at + 8, true) + view.getUint32(at + 12, true) * HIGH) * blockSize;
+      const bytes = (view.getUint16(at + 16, true) + 1) * blockSize;
+      if (from + bytes > this.bytes.length || to + bytes > this.bytes.length)
+        return { result: 0x4080, result0: at / 32 };
+      this.bytes.copyWithin(to, from, from + bytes);
+      to += bytes;
     }
     return { result: 0 };
   }

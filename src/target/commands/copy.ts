@@ -1,4 +1,5 @@
 /** Copy: several source ranges, one destination. NVM Command Set 1.2 section 3.3.2. */
+import type { CopyLimits, DeviceCopy } from '../../backend/block-backend.ts';
 import { Direction } from '../../spec/opcode.ts';
 import { DNR, IoStatus, Status } from '../../spec/status.ts';
 import { sqeCdw12, sqeSlba } from '../../wire/sqe.ts';
@@ -26,9 +27,11 @@ const COPY_BYTES_MAX = 16 << 20;
 const RANGE_BYTES_MAX = 4 << 20;
 const RANGES_MAX = 128;
 
-/** MSSRL, MCL (blocks) and MSRC (0's based). */
-export function copyLimits(blockSize: number): { readonly mssrl: number; readonly mcl: number; readonly msrc: number } {
-  return { mssrl: RANGE_BYTES_MAX / blockSize, mcl: COPY_BYTES_MAX / blockSize, msrc: RANGES_MAX - 1 };
+/** A device's own where it copies, so that what is within them is one command of it. */
+export function copyLimits({ backend, blockSize }: Namespace): CopyLimits {
+  return (
+    backend.copyLimits ?? { mssrl: RANGE_BYTES_MAX / blockSize, mcl: COPY_BYTES_MAX / blockSize, msrc: RANGES_MAX - 1 }
+  );
 }
 
 const READ = Access.Attached | Access.Read;
@@ -45,7 +48,7 @@ export const copy: CommandHandler = {
     const enabled = (format & FORMAT_ANY_NAMESPACE) === 0 || (copyFormatsEnabled & (1 << format)) !== 0;
     if ((COPY_FORMATS & (1 << format)) === 0 || !enabled) return request.invalidField(49);
     const ranges = (sqeCdw12(request.sqe, request.sqeBase) & 0xff) + 1;
-    if (ranges > RANGES_MAX) return request.fail(IoStatus.CommandSizeLimitExceeded, 48);
+    if (ranges > copyLimits(namespace).msrc + 1) return request.fail(IoStatus.CommandSizeLimitExceeded, 48);
     if (sqeSlba(request.sqe, request.sqeBase) >= namespace.blockCount) return Status.LbaOutOfRange | DNR;
     request.direction = Direction.HostToController;
     request.transferBytes = ranges * DESCRIPTOR_BYTES[format]!;
@@ -59,7 +62,12 @@ export const copy: CommandHandler = {
       return;
     }
     const { sources, fault } = plan;
+    const namespace = request.namespace!;
     const fua = (sqeCdw12(request.sqe, request.sqeBase) & CDW12_FUA) !== 0;
+    if (fault === 0 && namespace.copiesItself && sources.every((source) => source.namespace === namespace)) {
+      byDevice(request, sources, fua);
+      return;
+    }
     CopyJob.start(request, { sources, mayRun: () => mayRun(request, sources), fua }, (status, completeCount) => {
       const final = status !== 0 ? status : fault;
       request.result0 = final === 0 ? 0 : completeCount;
@@ -67,6 +75,23 @@ export const copy: CommandHandler = {
     });
   },
 };
+
+/** As one command of the device that the namespace is. */
+function byDevice(request: Request, sources: readonly CopySource[], fua: boolean): void {
+  const refusal = mayRun(request, sources);
+  if (refusal !== 0) {
+    request.finish(refusal);
+    return;
+  }
+  const job: DeviceCopy = { sources, completeCount: 0 };
+  request.deviceCopy = job;
+  request.fua = fua;
+  request.continuation = (self, status) => {
+    self.result0 = status === 0 ? 0 : job.completeCount;
+    self.finish(status);
+  };
+  request.namespace!.copy(request);
+}
 
 interface Plan {
   /** What can be copied: up to the first range that cannot. */
@@ -83,7 +108,7 @@ function planOf(request: Request): Plan | number {
   const view = new DataView(data.buffer, data.byteOffset, request.transferBytes);
   const format = formatOf(request);
   const descriptorBytes = DESCRIPTOR_BYTES[format]!;
-  const { mssrl, mcl } = copyLimits(namespace.blockSize);
+  const { mssrl, mcl } = copyLimits(namespace);
   const sdlba = sqeSlba(request.sqe, request.sqeBase);
   let blocks = 0;
   for (let at = 0; at < view.byteLength; at += descriptorBytes) {

@@ -290,7 +290,7 @@ function identifyNamespace(namespace: Namespace, controller: Controller): Uint8A
     rescap: namespace.reservations.capabilities,
     dlfeat: readsZero ? DLFEAT_READS_ZERO | DLFEAT_WRITE_ZEROES_DEAC : 0,
     ...atomicUnits(namespace),
-    ...copyLimits(namespace.blockSize),
+    ...copyLimits(namespace),
     nvmcap: hidden ? 0n : size * BigInt(namespace.blockSize),
     npwg: page,
     npwa: page,

@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { type FileHandle, open, readdir, readFile, readlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -36,6 +36,10 @@ export interface GuestOptions {
   readonly kernelArgs?: readonly string[];
   /** Further arguments for QEMU, such as an emulated SSD. */
   readonly qemuArgs?: readonly string[];
+  /** The machine: accelerator, processors, memory (shared: vfio-user devices need it). Default: as `cpus` and `memoryMiB` say. */
+  readonly machineArgs?: readonly string[];
+  /** `reset` is to be used: without it, a reset ends the guest. Default false. */
+  readonly resets?: boolean;
 }
 
 export interface ExecOptions {
@@ -65,6 +69,8 @@ export class GuestVm {
   readonly #folder: string;
   readonly #qemu: ChildProcess;
   readonly #exited: Promise<void>;
+  /** Rejects when QEMU ends. */
+  readonly #died: Promise<never>;
   #agent: AgentClient | undefined;
   #qmp: QmpClient | undefined;
   #stopping = false;
@@ -84,6 +90,10 @@ export class GuestVm {
       this.#qemu.once('error', () => resolve());
       this.#qemu.once('exit', () => resolve());
     });
+    this.#died = this.#exited.then(() => {
+      throw new Error(this.#obituary());
+    });
+    this.#died.catch(() => {});
     void this.#exited.then(() => {
       running.delete(this.#qemu);
       this.#agent?.fail(new Error(this.#obituary()));
@@ -94,6 +104,7 @@ export class GuestVm {
   static async start(options: GuestOptions): Promise<GuestVm> {
     const vm = new GuestVm(options);
     try {
+      vm.#agent = await Promise.race([AgentClient.connect(join(vm.#folder, 'agent'), 10_000), vm.#died]);
       await vm.#boot(options);
       return vm;
     } catch (error) {
@@ -149,6 +160,25 @@ export class GuestVm {
     return lines.slice(index + 1);
   }
 
+  /** The reset button: the guest boots anew, with its disk as it was left; resolves when it runs scripts again. */
+  async reset(options: Pick<GuestOptions, 'files'> = {}): Promise<void> {
+    await this.qmp('query-status');
+    const done = this.#qmp!.event('RESET');
+    await this.qmp('system_reset');
+    await Promise.race([done, this.#died]);
+    await this.#boot(options);
+  }
+
+  /** The guest's memory, as a file: what is at which offset is the machine's affair; below 2 GiB it is the physical address. */
+  async openMemory(): Promise<FileHandle> {
+    const folder = `/proc/${this.#qemu.pid}/fd`;
+    for (const name of await readdir(folder)) {
+      const target = await readlink(join(folder, name)).catch(() => '');
+      if (target.includes('memfd:')) return await open(join(folder, name), 'r');
+    }
+    throw new Error('QEMU has no descriptor of the guest memory');
+  }
+
   /** One QMP command; resolves with what it returns. */
   async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
     this.#qmp ??= await QmpClient.connect(join(this.#folder, 'qmp'), 5000);
@@ -170,14 +200,9 @@ export class GuestVm {
     await this.stop();
   }
 
-  async #boot(options: GuestOptions): Promise<void> {
-    const died = this.#exited.then(() => {
-      throw new Error(this.#obituary());
-    });
-    died.catch(() => {});
-    this.#agent = await Promise.race([AgentClient.connect(join(this.#folder, 'agent'), 10_000), died]);
+  async #boot(options: Pick<GuestOptions, 'files'>): Promise<void> {
     // The first answer comes when the guest is up.
-    await Promise.race([this.#execute('true', { timeoutMs: bootTimeoutMs }), died]);
+    await Promise.race([this.#execute('true', { timeoutMs: bootTimeoutMs }), this.#died]);
     await this.writeFile('/run/guest-lib.sh', await readFile(join(projectRoot, 'test/interop/support/guest-lib.sh')));
     for (const [path, source] of Object.entries(options.files ?? {})) {
       await this.writeFile(path, typeof source === 'string' ? await readFile(source) : source);
@@ -224,10 +249,12 @@ function qemuArguments(options: GuestOptions, folder: string): string[] {
     ...(options.kernelArgs ?? []),
   ].join(' ');
   return [
-    ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', String(options.cpus ?? 1)],
-    ...['-M', 'q35,memory-backend=ram0', '-m', String(memory)],
-    ...['-object', `memory-backend-memfd,id=ram0,size=${memory}M,share=on`], // shared: vfio-user devices need it
-    ...['-nodefaults', '-display', 'none', '-no-reboot', '-no-user-config'],
+    ...(options.machineArgs ?? [
+      ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', String(options.cpus ?? 1)],
+      ...['-M', 'q35,memory-backend=ram0', '-m', String(memory)],
+      ...['-object', `memory-backend-memfd,id=ram0,size=${memory}M,share=on`],
+    ]),
+    ...['-nodefaults', '-display', 'none', '-no-user-config', ...(options.resets === true ? [] : ['-no-reboot'])],
     ...['-kernel', installedPath('guest', options.kernel, 'vmlinux')],
     ...['-initrd', installedPath('guest', options.kernel, 'initrd.cpio')],
     ...['-append', kernelCommandLine],

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { connectWhenReady } from './agent-client.ts';
 
 interface QmpMessage {
+  readonly event?: string;
   readonly return?: unknown;
   readonly error?: { readonly class: string; readonly desc: string };
 }
@@ -13,6 +14,7 @@ interface QmpMessage {
 export class QmpClient {
   readonly #socket: Socket;
   readonly #waiting: ((message: QmpMessage) => void)[] = [];
+  readonly #listeners: { readonly event: string; resolve(): void }[] = [];
 
   private constructor(socket: Socket) {
     this.#socket = socket;
@@ -22,7 +24,8 @@ export class QmpClient {
     });
     createInterface({ input: socket }).on('line', (line) => {
       const message = JSON.parse(line) as QmpMessage;
-      if ('return' in message || 'error' in message) this.#waiting.shift()?.(message); // anything else is an event
+      if ('return' in message || 'error' in message) this.#waiting.shift()?.(message);
+      else if (message.event !== undefined) this.#heard(message.event);
     });
   }
 
@@ -39,6 +42,21 @@ export class QmpClient {
     });
     if (message.error) throw new Error(`QEMU refused ${command}: ${message.error.desc}`);
     return message.return;
+  }
+
+  /** The next event of this name. */
+  event(event: string): Promise<void> {
+    return new Promise((resolve) => {
+      this.#listeners.push({ event, resolve });
+    });
+  }
+
+  #heard(event: string): void {
+    const mine = this.#listeners.filter((listener) => listener.event === event);
+    for (const listener of mine) {
+      this.#listeners.splice(this.#listeners.indexOf(listener), 1);
+      listener.resolve();
+    }
   }
 
   close(): void {

@@ -39,6 +39,7 @@ function make(options: FakeSsdOptions, changes: Partial<NvmeGeometry> = {}, read
     allocationBlocks: 0,
     verifies: true,
     verifyBlocksMax: options.verifyBlocksMax ?? 0x1_0000,
+    copy: { mssrl: 64, mcl: 128, msrc: 7 },
     deacSupported: true,
     deallocates: true,
     deallocateBlocksMax: options.deallocateBlocksMax ?? 0xffff_ffff,
@@ -111,6 +112,49 @@ for (const [name, options, changes] of KINDS) {
 describe('NvmeBackend', () => {
   const options = { blockSize: 512, blockCount: 4096 };
   const block = { data: [pattern(512, 1)] };
+
+  it('copies by the device: all sources in one command, or as many as its answer says', async () => {
+    const { backend, ssd, fake } = make(options);
+    await submit(backend, 'write', new TestBlockIo({ data: [pattern(8192, 3)] }));
+    const copy = async (to: number, sources: readonly [first: number, blocks: number][]): Promise<[number, number]> => {
+      const blocks = sources.reduce((sum, [, count]) => sum + count, 0);
+      const job = {
+        sources: sources.map(([first, count]) => ({ offsetBytes: first * 512, lengthBytes: count * 512 })),
+        completeCount: 0,
+      };
+      const io = new TestBlockIo({ offset: to * 512, length: blocks * 512, fua: true });
+      backend.copy!(io, job);
+      return [await io.done, job.completeCount];
+    };
+    const before = fake.operations.length;
+    expect(
+      await copy(100, [
+        [3, 2],
+        [0, 1],
+        [9, 7],
+      ]),
+    ).to.deep.equal([0, 0]);
+    expect(fake.operations.slice(before).map(({ opcode }) => opcode)).to.deep.equal([IoOpcode.Copy]);
+    expect(fake.operations.at(-1)!.cdw10To15[2], 'FUA and two more sources').to.equal(0x4000_0002);
+    const content = pattern(8192, 3);
+    const expected = Buffer.concat([content.subarray(1536, 2560), content.subarray(0, 512), content.subarray(4608)]);
+    expect(expected.subarray(0, 5120).equals(ssd.bytes.subarray(51_200, 56_320))).to.equal(true);
+    const [status, complete] = await copy(200, [
+      [0, 1],
+      [1, 1],
+      [4095, 2],
+      [2, 1],
+    ]);
+    expect([status & 0x7ff, complete]).to.deep.equal([Status.LbaOutOfRange, 2]);
+    expect(ssd.faults).to.deep.equal([]);
+    await backend.close();
+  });
+
+  it('has no Copy where the device has none, or its blocks have metadata', async () => {
+    const { backend } = make(options, { copy: undefined });
+    expect([backend.copy, backend.copyLimits]).to.deep.equal([undefined, undefined]);
+    await backend.close();
+  });
 
   it('sends FUA, and Flush at the end if the device has a write cache', async () => {
     const { backend, ssd, fake } = make(options);
@@ -300,12 +344,17 @@ describe('what a device says of itself', () => {
     elbaf?: number;
     wzsl?: number;
     dmrsl?: number;
+    ocfs?: number;
+    mssrl?: number;
+    mcl?: number;
+    msrc?: number;
   }): Parameters<typeof nvmeGeometry>[1] {
     const pages = Array.from({ length: 4 }, () => new DataView(new ArrayBuffer(4096)));
     const [controller, namespace, nvmNamespace, nvmController] = pages as [DataView, DataView, DataView, DataView];
     controller.setUint8(77, changes.mdts ?? 0);
     controller.setUint16(520, changes.oncs ?? 0x0c, true);
     controller.setUint8(525, changes.vwc ?? 1);
+    controller.setUint16(534, changes.ocfs ?? 0, true);
     controller.setUint16(526, changes.awun ?? 0, true);
     namespace.setBigUint64(0, changes.nsze ?? 1000n, true);
     namespace.setUint8(24, changes.nsfeat ?? 0);
@@ -316,6 +365,9 @@ describe('what a device says of itself', () => {
     namespace.setUint16(40, changes.nabsn ?? 0, true);
     namespace.setUint16(42, changes.nabo ?? 0, true);
     namespace.setUint16(46, changes.noiob ?? 0, true);
+    namespace.setUint16(74, changes.mssrl ?? 0, true);
+    namespace.setUint32(76, changes.mcl ?? 0, true);
+    namespace.setUint8(80, changes.msrc ?? 0);
     namespace.setUint16(128, changes.ms ?? 0, true);
     namespace.setUint8(130, changes.lbads ?? 9);
     nvmNamespace.setUint32(12, changes.elbaf ?? 0, true);
@@ -362,6 +414,15 @@ describe('what a device says of itself', () => {
     expect(geometry({ noiob: 256, mdts: 2 }).boundaryBytes, 'no piece is that long').to.equal(0);
     expect(geometry({ wzsl: 2 }).writeZeroesBlocksMax).to.equal(32);
     expect(geometry({ dmrsl: 77 }).deallocateBlocksMax).to.equal(77);
+  });
+
+  it('Copy: its limits, where it has descriptors of format 0 and blocks without metadata', () => {
+    const limits = { mssrl: 33, mcl: 70_000, msrc: 15 };
+    expect(geometry({ oncs: 0x100, ocfs: 3, ...limits }).copy).to.deep.equal(limits);
+    expect(geometry({ oncs: 0x0c, ocfs: 3, ...limits }).copy, 'ONCS').to.equal(undefined);
+    expect(geometry({ oncs: 0x100, ocfs: 2, ...limits }).copy, 'OCFS').to.equal(undefined);
+    expect(geometry({ oncs: 0x100, ocfs: 1, ...limits, ms: 8, dps: 1 }).copy, 'metadata').to.equal(undefined);
+    expect(geometry({ oncs: 0x100, ocfs: 1, ...limits, mcl: 0 }).copy, 'MCL 0').to.equal(undefined);
   });
 
   it('atomic units: the namespace before the controller, cut at boundaries, powers of two', () => {
