@@ -51,14 +51,19 @@ export class TestVm {
 export class HeldBackend implements BlockBackend {
   readonly kind = 'held';
   readonly blockSize = 512;
-  readonly blockCount = 1 << 17;
+  readonly blockCount: number;
   readonly volatileWriteCache = false;
   readonly readsZeroAfterDeallocate = false;
   readonly readOnly = false;
-  readonly data: Uint8Array = new Uint8Array(this.blockSize * this.blockCount);
+  readonly data: Uint8Array;
   readonly held: (() => void)[] = [];
   /** Operations that have begun. */
   begun = 0;
+
+  constructor(blockCount = 1 << 17) {
+    this.blockCount = blockCount;
+    this.data = new Uint8Array(this.blockSize * blockCount);
+  }
 
   #hold(act: () => void): void {
     this.begun++;

@@ -20,6 +20,7 @@ const PM_AT = 0x40;
 const MSI_AT = 0x50;
 const MSIX_AT = 0x60;
 const EXPRESS_AT = 0x70;
+const BUS_MASTER = 0x4;
 const PIN_DISABLE = 0x400;
 const MSI_ENABLE = 0x1;
 const MSIX_ENABLE = 0x8000;
@@ -138,6 +139,11 @@ export class ConfigSpace {
   setPinStatus(asserted: boolean): void {
     const status = this.#view.getUint16(0x06, true);
     this.#view.setUint16(0x06, asserted ? status | STATUS_PIN : status & ~STATUS_PIN, true);
+  }
+
+  /** The function may reach memory, and send messages. */
+  get isBusMaster(): boolean {
+    return (this.#view.getUint16(Config.Command, true) & BUS_MASTER) !== 0;
   }
 
   get msixEnabled(): boolean {

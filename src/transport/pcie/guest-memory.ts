@@ -68,6 +68,8 @@ class Region {
 export class GuestMemory {
   /** Ascending by address. */
   readonly #regions: Region[] = [];
+  /** Bus Master Enable: without it, nothing can be reached. */
+  #isMaster = false;
   /** The region found last: most accesses are near each other. */
   #recent: Region | undefined = undefined;
   /** Counts maps and unmaps: what was found valid before one may not be after. */
@@ -144,6 +146,7 @@ export class GuestMemory {
   #find(address: number): Region | undefined {
     const recent = this.#recent;
     if (recent !== undefined && address >= recent.iova && address < recent.end) return recent;
+    if (!this.#isMaster) return undefined;
     const region = this.#regions[this.#indexOf(address)];
     // (also false where the address is no number)
     if (region === undefined || !(address >= region.iova) || !region.isReachable) return undefined;
@@ -161,6 +164,17 @@ export class GuestMemory {
       at = region.end;
     }
     return true;
+  }
+
+  /** Bus Master Enable was set or cleared. PCI Express Base 4.0 section 7.5.1.1.3. */
+  set isMaster(isMaster: boolean) {
+    if (isMaster === this.#isMaster) return;
+    this.#isMaster = isMaster;
+    this.#changed();
+  }
+
+  get isMaster(): boolean {
+    return this.#isMaster;
   }
 
   // ---- reads ----------------------------------------------------------------------------------------------------------------------

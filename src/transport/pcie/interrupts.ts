@@ -56,6 +56,8 @@ export class Interrupts {
   /** An edge on that vector: MSI-X, or MSI unless INTMS masks it. The pin is a level, see `setPin`. */
   raise(vector: number): void {
     const { mode } = this;
+    // a message is a write to memory
+    if (mode !== InterruptMode.Pin && !this.#config.isBusMaster) return;
     if (mode === InterruptMode.MsiX) {
       if (vector >= this.vectorCount) return;
       if (!this.sinkOwnsTable && (this.#config.msixMasked || this.#isMasked(vector))) {
@@ -96,7 +98,7 @@ export class Interrupts {
 
   /** Something was unmasked: what was held back goes out. */
   deliverPending(): void {
-    if (!this.#config.msixEnabled || this.#config.msixMasked) return;
+    if (!this.#config.msixEnabled || this.#config.msixMasked || !this.#config.isBusMaster) return;
     for (let vector = 0; vector < this.vectorCount; vector++) {
       const bit = 1 << (vector & 7);
       if ((this.pending[vector >>> 3]! & bit) === 0 || this.#isMasked(vector)) continue;

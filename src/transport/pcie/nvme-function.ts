@@ -152,7 +152,11 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
       this.reset();
       return;
     }
-    if (this.#interrupts.mode !== modeBefore) this.#queues.signalAgain();
+    const isMaster = this.#config.isBusMaster;
+    const mayReach = isMaster && !this.memory.isMaster;
+    this.memory.isMaster = isMaster;
+    if (mayReach) this.work();
+    if (mayReach || this.#interrupts.mode !== modeBefore) this.#queues.signalAgain();
     this.#interrupts.deliverPending();
     this.#queues.updatePin();
   }
@@ -367,7 +371,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   // ---- QueueSetOwner --------------------------------------------------------------------------------------------------------------
 
   get fetches(): boolean {
-    return !this.#stopped && this.controller.ready;
+    return !this.#stopped && this.controller.ready && this.memory.isMaster;
   }
 
   get quiesces(): boolean {
@@ -587,6 +591,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   #applyFunction(state: FunctionState): void {
     const { controller } = this;
     this.#config.restore(state.config);
+    this.memory.isMaster = this.#config.isBusMaster;
     this.#interrupts.tableBytes.set(state.table);
     this.#interrupts.pending.set(state.pending);
     this.#interrupts.mask = state.intms;
@@ -608,6 +613,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   reset(): void {
     if (this.#gone) return;
     this.#config.reset();
+    this.memory.isMaster = false;
     this.#stopped = false;
     this.#onQuiet = undefined;
     this.controller.levelReset();

@@ -9,6 +9,8 @@
  *   long as it returns true, with a turn of the event loop between two calls.
  * - Guest memory is touched only inside these calls, and never outside of what is mapped at that moment: after `unmap` returns nothing of the
  *   region is read or written any more.
+ * - Memory is reached, and messages are sent, only while the guest has set Bus Master Enable in config space: without it commands wait unfetched, and
+ *   one that was fetched before finds its memory gone. A front end that keeps config space itself passes the Command register on.
  */
 import { NvmeofError } from '../../util/error.ts';
 
