@@ -56,19 +56,27 @@ describe('README', function () {
       detached: true,
     });
 
-  async function runToEnd(text: string): Promise<void> {
+  async function runToEnd(text: string): Promise<string> {
     const child = shell(text);
     let output = '';
     child.stdout!.on('data', (chunk: Buffer) => (output += chunk.toString()));
     child.stderr!.on('data', (chunk: Buffer) => (output += chunk.toString()));
     const [code] = (await once(child, 'close')) as [number];
     expect(code, output).to.equal(0);
+    return output;
   }
 
-  /** Starts the target of a block, runs `body` while it serves, and ends it as a user would. */
-  async function whileServing(text: string, body: () => Promise<void>): Promise<string> {
+  /** Starts the target of a block, runs `body` while it serves, and ends it as a user would. `connected`: a host has a controller. */
+  async function whileServing(text: string, body: (connected: Promise<void>) => Promise<void>): Promise<string> {
     const child = shell(`exec ${text.trim()}`);
     let output = '';
+    let log = '';
+    const connected = new Promise<void>((resolve) => {
+      child.stderr!.on('data', (chunk: Buffer) => {
+        log += chunk.toString();
+        if (log.includes('Controller connected')) resolve();
+      });
+    });
     await new Promise<void>((resolve, reject) => {
       child.stdout!.on('data', (chunk: Buffer) => {
         output += chunk.toString();
@@ -78,7 +86,7 @@ describe('README', function () {
     });
     child.removeAllListeners('close');
     try {
-      await body();
+      await body(connected);
     } finally {
       const closed = once(child, 'close');
       child.kill('SIGTERM');
@@ -88,17 +96,16 @@ describe('README', function () {
   }
 
   it('has no block that nothing runs', () => {
-    const known = [
-      'sh ',
-      'sh target',
-      'sh run',
-      'ts run',
-      'yaml config',
-      'sh config',
-      'sh guest',
-      'sh ssd',
+    // guest, ssd, dpu and qemu: test/interop/readme.test.ts
+    const known = ['sh ', 'sh target', 'sh run', 'ts run', 'yaml config', 'sh config', 'sh guest', 'sh ssd'].concat([
+      'sh dpu',
+      'sh qemu',
+      'yaml dpu',
+      'yaml lm',
+      'sh lmhost',
+      'sh lm',
       'sh front',
-    ];
+    ]);
     for (const { language, word } of blocks()) expect(known).to.include(`${language} ${word}`);
     // the two commands of the gates are what runs this test, and the demo of the next case
     expect(
@@ -108,7 +115,9 @@ describe('README', function () {
     ).to.deep.equal(['npm ci && npm run demo', 'npm ci && npm test']);
   });
 
-  it('npm run demo', () => runToEnd('nvmeferry demo'));
+  it('npm run demo', async () => {
+    await runToEnd('nvmeferry demo');
+  });
 
   it('target in one line, used by our initiator and from a program', async () => {
     const output = await whileServing(block('sh', 'target'), async () => {
@@ -151,6 +160,26 @@ describe('README', function () {
       child.kill('SIGTERM');
       await closed;
     }
+  });
+
+  it('the commands of live migration, on a controller at work', async () => {
+    await writeFile(join(directory, 'lm.yaml'), block('yaml', 'lm'));
+    await whileServing('nvmeferry target --config lm.yaml', async (connected) => {
+      const host = shell(`exec ${block('sh', 'lmhost').trim()}`);
+      const ended = once(host, 'close');
+      try {
+        await connected;
+        const output = await runToEnd(block('sh', 'lm'));
+        expect(output)
+          .to.match(/suspend of controller 1/)
+          .and.to.match(/resume of controller 1/)
+          .and.to.match(/^Block 12: namespaces/m);
+        expect(host.exitCode, 'the host goes on').to.equal(null);
+      } finally {
+        host.kill('SIGTERM');
+        await ended;
+      }
+    });
   });
 
   it('configuration file', async () => {

@@ -1,15 +1,20 @@
-/** The README's commands for Linux machines, run in a guest: a host of the target that `nvmeferry target` starts without any flag; a machine with an SSD. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+/**
+ * The README's commands for Linux machines, run in a guest: a host of the target that `nvmeferry target` starts without any flag; a machine with an SSD;
+ * and a VM whose SSD is `nvmeferry dpu`.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { CliTarget, PACKAGE_ROOT } from '../support/cli.ts';
 import { emulatedSsd } from './support/emulated-ssd.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
+import { freePorts } from './support/ports.ts';
 import { guestCli, installProduct } from './support/product-in-guest.ts';
 
-function blockOf(name: string): string {
-  const block = new RegExp(`^\`\`\`sh ${name}\\n([\\s\\S]*?)^\`\`\`$`, 'm').exec(
+function blockOf(name: string, language = 'sh'): string {
+  const block = new RegExp(`^\`\`\`${language} ${name}\\n([\\s\\S]*?)^\`\`\`$`, 'm').exec(
     readFileSync(join(PACKAGE_ROOT, 'README.md'), 'utf8'),
   );
   expect(block, `block \`sh ${name}\` of the README`).not.to.equal(null);
@@ -72,4 +77,58 @@ describe('README, on Linux machines', function () {
       .and.to.match(/namespace 1: nvme, 8 ?MiB, 4096-byte blocks/)
       .and.to.match(/exported 4096 8388608 /);
   });
+
+  it('a VM has what nvmeferry dpu serves as its own SSD, by flags and by a file', async () => {
+    await vm!.stop();
+    const socket = join(folder!, 'vm0.sock');
+    const array = 'nqn.2026-01.com.example:array';
+    const [port] = (await freePorts(1)) as [number];
+    const far = await CliTarget.start([
+      ...['--subsystem', array, '--listen', `127.0.0.1:${port}`],
+      '--memory',
+      '64MiB',
+    ]);
+    /** The addresses of the README are nobody's here. */
+    const here = (text: string): string =>
+      text
+        .replaceAll('/run/vm0.sock', socket)
+        .replaceAll('10.0.0.1', `127.0.0.1:${port}`)
+        .replaceAll('10.0.0.2', `127.0.0.1:${port}`);
+    const [program, verb, ...flags] = words(here(blockOf('dpu')));
+    expect([program, verb]).to.deep.equal(['nvmeferry', 'dpu']);
+    // software emulation instead of KVM, and less memory
+    const [qemu, ...machine] = words(
+      here(blockOf('qemu')).replace('-accel kvm -cpu host', '-accel tcg,thread=multi -cpu max'),
+    );
+    expect([qemu, machine.pop()]).to.deep.equal(['qemu-system-x86_64', '...']);
+    const machineArgs = machine.map((word) => word.replace(/(^|size=)4G\b/, '$1768M'));
+    const file = join(folder!, 'dpu.yaml');
+    writeFileSync(file, here(blockOf('dpu', 'yaml')));
+    let dpu: CliTarget | undefined;
+    try {
+      dpu = await CliTarget.start(flags, { verb: 'dpu' });
+      vm = await GuestVm.start({ kernel: '6.12', machineArgs });
+      const found = await vm.run(`modprobe nvme; wait_for 60 test -b /dev/nvme0n1
+        dd if=/dev/urandom of=/dev/nvme0n1 bs=64k count=4 oflag=direct status=none
+        nvme list; sha256sum < <(dd if=/dev/nvme0n1 bs=64k count=4 iflag=direct status=none)`);
+      expect(found).to.match(/67\.11 +MB/);
+      await vm.stop();
+      await dpu.end();
+      dpu = await CliTarget.start(['--config', file], { verb: 'dpu' });
+      vm = await GuestVm.start({ kernel: '6.12', machineArgs });
+      const again = await vm.run(`modprobe nvme; wait_for 60 test -b /dev/nvme0n1
+        sha256sum < <(dd if=/dev/nvme0n1 bs=64k count=4 iflag=direct status=none)`);
+      expect(again.trim()).to.equal(found.trim().split('\n').at(-1));
+    } finally {
+      await vm?.stop();
+      await dpu?.end();
+      await far.end();
+    }
+  });
 });
+
+/** What a shell makes of one command. */
+function words(text: string): string[] {
+  const out = execFileSync('bash', ['-c', `printf '%s\\0' ${text}`], { encoding: 'utf8' });
+  return out.split('\0').slice(0, -1);
+}
