@@ -1,5 +1,5 @@
 /**
- * Copies runs of blocks from one volume to another: many chunks at once, in buffers that are made once, zeroes as holes. A run never overlaps one
+ * Copies runs of blocks from one volume to another: many chunks at once, in buffers that are made once, when they are needed; zeroes as holes. A run never overlaps one
  * that is still being copied: `copy` returns when all its chunks are written, so what is read later is also written later.
  */
 import PQueue from 'p-queue';
@@ -38,7 +38,9 @@ export class BlockCopier {
   readonly #destination: DestinationVolume;
   readonly #rate: RateLimit;
   readonly #chunkBlocks: number;
+  /** Those that are not in use. */
   readonly #buffers: Uint8Array[] = [];
+  #unmade: number;
   readonly #queue: PQueue;
   readonly counters: CopyCounters = { read: 0, written: 0, cleared: 0, skipped: 0 };
   #copying = false;
@@ -59,7 +61,7 @@ export class BlockCopier {
     this.#chunkBlocks = Math.max(1, Math.floor(chunkBytes / source.blockSize));
     const bytes = this.#chunkBlocks * source.blockSize;
     const count = Math.max(1, Math.floor((options.inFlightBytes ?? IN_FLIGHT_BYTES_DEFAULT) / bytes));
-    for (let i = 0; i < count; i++) this.#buffers.push(new Uint8Array(new ArrayBuffer(bytes)));
+    this.#unmade = count;
     this.#queue = new PQueue({ concurrency: count });
   }
 
@@ -99,12 +101,17 @@ export class BlockCopier {
     failure.rethrow();
   }
 
+  #makeBuffer(): Uint8Array {
+    assert(this.#unmade > 0, 'More chunks are under way than there are buffers');
+    this.#unmade--;
+    return new Uint8Array(new ArrayBuffer(this.#chunkBlocks * this.#source.blockSize));
+  }
+
   async #chunk(slba: number, blockCount: number, destinationIsZero: boolean): Promise<void> {
     const { blockSize } = this.#source;
     const bytes = blockCount * blockSize;
     await this.#rate.take(bytes);
-    const buffer = this.#buffers.pop();
-    assert(buffer !== undefined, 'More chunks are under way than there are buffers');
+    const buffer = this.#buffers.pop() ?? this.#makeBuffer();
     try {
       const data = buffer.subarray(0, bytes);
       await this.#source.readInto(slba, data);
