@@ -45,3 +45,5 @@ export {
 export { VfioUserServer, type VfioUserServerOptions } from './transport/vfio-user/server.ts';
 export { ConfigError, NvmeofError } from './util/error.ts';
 export { type DataPointers, Guest, type GuestCommand, type GuestCompletion, type GuestOptions } from './vm/guest.ts';
+export { type BothEnds, GuestFront } from './vm/guest-front.ts';
+export { GuestMemoryCopy, type GuestMemoryRun } from './vm/guest-memory-copy.ts';

@@ -74,6 +74,7 @@ export class Guest {
   readonly queues: GuestQueue[] = [];
   #strideBytes = 4;
   #scheduled = false;
+  #isPaused = false;
   /** MSI-X messages that came, by vector. */
   readonly interrupts: number[] = [];
   pinAsserted = false;
@@ -99,7 +100,7 @@ export class Guest {
       message: (vector) => this.#interrupt(vector),
       pin: (asserted) => {
         this.pinAsserted = asserted;
-        if (asserted) this.#reapAll();
+        if (asserted && !this.#isPaused) this.#reapAll();
       },
     });
     pci.onWork = (): void => this.#schedule();
@@ -113,6 +114,32 @@ export class Guest {
     pci.setInterruptSink(undefined);
     pci.onWork = (): void => {};
     pci.unmapAll();
+  }
+
+  get isPlugged(): boolean {
+    return this.#function !== undefined;
+  }
+
+  /** Its CPU stands still: it touches neither its memory nor its function. What the function has fetched goes on. */
+  pause(): void {
+    this.#isPaused = true;
+  }
+
+  /** What came meanwhile is taken, and what waited goes on. Idempotent. */
+  resume(): void {
+    if (!this.#isPaused) return;
+    this.#isPaused = false;
+    if (this.isPlugged) this.#reapAll();
+    this.#wake();
+  }
+
+  #wake(): void {
+    for (const wake of this.#wakes.splice(0)) wake();
+  }
+
+  /** Until then it writes nothing into its memory. */
+  async #runs(): Promise<void> {
+    while (this.#isPaused) await new Promise<void>((resolve) => this.#wakes.push(resolve));
   }
 
   #schedule(): void {
@@ -133,6 +160,7 @@ export class Guest {
 
   #interrupt(vector: number): void {
     this.interrupts[vector] = (this.interrupts[vector] ?? 0) + 1;
+    if (this.#isPaused) return;
     for (const queue of this.queues) if (queue?.vector === vector) this.reap(queue);
   }
 
@@ -258,13 +286,13 @@ export class Guest {
     this.ram.view.setUint32(at + 4, Math.floor(address / 2 ** 32), true);
   }
 
-  /** Submits a command; resolves with its completion, whatever its status. Waits for room in the queue. */
+  /** Submits a command; resolves with its completion, whatever its status. Waits for room in the queue, and while paused. */
   async command(queue: GuestQueue, command: GuestCommand): Promise<GuestCompletion> {
-    while (queue.room === 0) await new Promise<void>((resolve) => this.#wakes.push(resolve));
+    while (this.#isPaused || queue.room === 0) await new Promise<void>((resolve) => this.#wakes.push(resolve));
     return new Promise((resolve) => {
       this.put(queue, command, (cqe, at) => {
         resolve({ status: cqeStatus(cqe, at), dw0: cqeDw0(cqe, at), dw1: cqeDw1(cqe, at) });
-        for (const wake of this.#wakes.splice(0)) wake();
+        this.#wake();
       });
       this.ring(queue);
     });
@@ -294,6 +322,7 @@ export class Guest {
     vector?: number,
     completionEntries: number = entries,
   ): Promise<GuestQueue> {
+    await this.#runs();
     const queue = new GuestQueue(this.ram, {
       qid,
       entries,
@@ -383,6 +412,7 @@ export class Guest {
     by: DataPointers,
     queue: GuestQueue,
   ): Promise<void> {
+    await this.#runs();
     const listBytes = Math.ceil(lengthBytes / GUEST_PAGE_BYTES + 1) * 16 + GUEST_PAGE_BYTES;
     const list = this.ram.allocate(listBytes);
     const pointers = by === 'prp' ? this.prps(address, lengthBytes, list) : this.#sgl(address, lengthBytes, list);
@@ -432,6 +462,7 @@ export class Guest {
     by: DataPointers = 'prp',
     queue: GuestQueue = this.#ioQueue(),
   ): Promise<void> {
+    await this.#runs();
     const address = this.ram.allocate(data.length);
     try {
       this.ram.write(address, data);
