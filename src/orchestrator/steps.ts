@@ -60,10 +60,17 @@ export const BEFORE_COMMIT: readonly Step[] = [
   {
     name: 'close-destination',
     take: ({ work }) => eachAt(work.atDestination(), (namespace) => namespace.setFence(false, work.epoch)),
-    undo: async ({ work }) => {
+    undo: async ({ work, entries }) => {
       await work.closing; // or it would come late
+      // hosts that have followed the announcement would find two of it, and blocks of it may be overwritten
+      const isTouched = entries.some(({ step }) => step === 'announce' || step === 'pre-copy');
       const wasOpen = (await work.atDestination()).filter(({ planned }) => planned.destinationWasOpen);
-      await all(wasOpen, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)));
+      const stay = wasOpen.filter(({ planned }) => isTouched && planned.mode === 'copied');
+      for (const { planned } of stay) {
+        work.warn(`Namespace ${planned.nsid} stays closed at ${work.options.destination.name}: what it held is gone`);
+      }
+      const open = wasOpen.filter((one) => !stay.includes(one));
+      await all(open, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)));
     },
   },
   {
