@@ -16,7 +16,7 @@ const parts: Readonly<Record<string, () => Promise<Register>>> = {
   dpu: async () => (await import('./dpu.ts')).registerDpuCommand,
   migrate: async () => (await import('./migrate/register.ts')).registerMigrateCommand,
   front: async () => (await import('./front.ts')).registerFrontCommand,
-  demo: async () => (await import('./demo.ts')).registerDemoCommand,
+  demo: async () => (await import('./demo/register.ts')).registerDemoCommand,
   host: async () => (await import('./host/register.ts')).registerHostCommands,
   conformance: async () => (await import('./conformance/register.ts')).registerConformance,
 };

@@ -1,20 +1,17 @@
 /**
- * `nvmeferry demo`: the main job end to end on loopback, told on screen. A target process with a memory and a file namespace; our initiator
+ * `nvmeferry demo --basics`: target and initiator end to end on loopback, told on screen. A target process with a memory and a file namespace; our initiator
  * finds it, writes and reads back verified data, sees a namespace appear, and rides over a kill -9 of the target. Ends non-zero if anything is off.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import type { Command } from 'commander';
-import { HostController } from '../initiator/controller.ts';
-import { discover } from '../initiator/discovery.ts';
-import type { HostNamespace } from '../initiator/namespace.ts';
-import { NvmeofError } from '../util/error.ts';
+import { HostController } from '../../initiator/controller.ts';
+import { discover } from '../../initiator/discovery.ts';
+import type { HostNamespace } from '../../initiator/namespace.ts';
+import { done, must, say } from './say.ts';
+import { freePort, TargetProcess, TIMEOUT_MS } from './target-process.ts';
 
 const NQN = 'nqn.2026-01.io.nvmeferry:demo';
 const MEMORY_NSID = 1;
@@ -26,95 +23,10 @@ const PIECES_IN_FLIGHT = 32;
 const MEMORY_MIB = 64;
 const FILE_RECORDS_BEFORE_KILL = 400;
 const FILE_RECORDS = 600;
-const TIMEOUT_MS = 20_000;
-
-export function registerDemoCommand(program: Command): void {
-  program
-    .command('demo')
-    .description('target and initiator end to end on loopback, with verified data (no root needed)')
-    .action(() => runDemo());
-}
-
-const say = (text: string): void => void process.stdout.write(`${text}\n`);
-const done = (text: string): void => say(`   ok  ${text}`);
-
-function must(condition: boolean, what: string): asserts condition {
-  if (!condition) throw new NvmeofError('NVMEOF_ERR_DEMO', `Demo: ${what}`);
-}
-
-/** The target of the demo, as a process of its own. */
-class TargetProcess {
-  readonly #configPath: string;
-  readonly #onEvent = new Map<string, (event: Record<string, unknown>) => void>();
-  #child: ChildProcess | undefined;
-
-  constructor(configPath: string) {
-    this.#configPath = configPath;
-  }
-
-  async start(): Promise<void> {
-    const main = new URL('./main.js', import.meta.url).pathname;
-    const args = ['target', '--config', this.#configPath, '--output', 'json', '--log-level', 'error'];
-    this.#child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
-    const ready = this.event('ready');
-    createInterface({ input: this.#child.stdout! }).on('line', (line) => {
-      const event = JSON.parse(line) as { event: string };
-      this.#onEvent.get(event.event)?.(event);
-    });
-    await ready;
-  }
-
-  /** The next event of this name. */
-  event(name: string): Promise<Record<string, unknown>> {
-    const { promise, resolve, reject } = withResolvers<Record<string, unknown>>();
-    const timer = setTimeout(
-      () => reject(new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target did not say '${name}'`)),
-      TIMEOUT_MS,
-    );
-    this.#child?.once('exit', (code) => reject(new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target ended (${code})`)));
-    this.#onEvent.set(name, resolve);
-    return promise.finally(() => clearTimeout(timer));
-  }
-
-  async end(signal: NodeJS.Signals): Promise<void> {
-    const child = this.#child;
-    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-    child.removeAllListeners('exit');
-    const exited = once(child, 'exit');
-    child.kill(signal);
-    await exited;
-  }
-
-  reload(): Promise<Record<string, unknown>> {
-    const reloaded = this.event('reloaded');
-    this.#child?.kill('SIGHUP');
-    return reloaded;
-  }
-}
-
-function withResolvers<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
-  let resolve!: (value: T) => void;
-  let reject!: (error: Error) => void;
-  const promise = new Promise<T>((onValue, onError) => {
-    resolve = onValue;
-    reject = onError;
-  });
-  return { promise, resolve, reject };
-}
 
 interface Services {
   port: number;
   discovery: number;
-}
-
-/** A TCP port that nothing uses now: the target is started on it again after the kill. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 function configText(filePath: string, services: Services, withHotNamespace: boolean): string {
@@ -132,7 +44,8 @@ function configText(filePath: string, services: Services, withHotNamespace: bool
   });
 }
 
-async function runDemo(): Promise<void> {
+/** @throws NvmeofError NVMEOF_ERR_DEMO if anything is off */
+export async function runBasics(): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'nvmeferry-demo-'));
   const configPath = join(directory, 'target.json');
   const filePath = join(directory, 'disk.img');
