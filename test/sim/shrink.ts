@@ -1,0 +1,22 @@
+/** Makes a failing scenario smaller, as long as it fails. */
+import { type Scenario, smaller } from './scenario.ts';
+import { type Drive, type RunResult, World } from './world.ts';
+
+const RUNS_MAX = 300;
+
+export async function shrink(scenario: Scenario, drive: Drive): Promise<{ scenario: Scenario; result: RunResult }> {
+  let best = { scenario, result: await new World(scenario, drive).run() };
+  let runs = 0;
+  for (let goesOn = true; goesOn && runs < RUNS_MAX; ) {
+    goesOn = false;
+    for (const candidate of smaller(best.scenario)) {
+      if (runs++ >= RUNS_MAX) break;
+      const result = await new World(candidate, drive).run();
+      if (result.violation === undefined) continue;
+      best = { scenario: candidate, result };
+      goesOn = true;
+      break;
+    }
+  }
+  return best;
+}
