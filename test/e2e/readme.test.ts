@@ -119,6 +119,8 @@ describe('README', function () {
     await runToEnd('nvmeferry demo');
   });
 
+  it('nvmeferry demo --basics', () => runToEnd('nvmeferry demo --basics'));
+
   it('target in one line, used by our initiator and from a program', async () => {
     const output = await whileServing(block('sh', 'target'), async () => {
       await runToEnd(block('sh', 'run'));

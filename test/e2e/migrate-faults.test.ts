@@ -1,0 +1,277 @@
+/**
+ * A move of a namespace between two targets under real faults: each party is killed at a step, links are stalled, swallowed, half closed and reset. What
+ * is left is resumed or aborted, and the end is always one of two: moved, or as before; the host sees no error, and all that it was told is written is
+ * there.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { expect } from 'chai';
+import { HostController } from '../../src/initiator/controller.ts';
+import { LiveMigration } from '../../src/initiator/live-migration.ts';
+import type { MultipathSubsystem } from '../../src/initiator/multipath/multipath-subsystem.ts';
+import type { HostNamespace } from '../../src/initiator/namespace.ts';
+import { MAIN } from '../support/cli.ts';
+import { FaultProxy } from '../support/fault-proxy.ts';
+import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
+
+type Side = 'a' | 'b';
+const OTHER: Readonly<Record<Side, Side>> = { a: 'b', b: 'a' };
+const BLOCK = 4096;
+const LANES = 4;
+const PLACES = 512;
+const SIZE_MIB = 16;
+/** Slow enough that a fault meets the copying. */
+const RATE = '32m';
+const OK = 0;
+
+interface MigrateEvent {
+  readonly event: string;
+  readonly step?: string;
+  readonly state?: string;
+  readonly outcome?: string;
+}
+
+/** `nvmeferry migrate`, and what it says. */
+class Migrate {
+  readonly child: ChildProcess;
+  readonly #onEvent: (event: MigrateEvent) => void;
+  readonly ended: Promise<number | null>;
+  stderr = '';
+  outcome: string | undefined;
+
+  constructor(args: readonly string[], onEvent: (event: MigrateEvent) => void = () => {}) {
+    this.#onEvent = onEvent;
+    this.child = spawn(process.execPath, [MAIN, 'migrate', '--output', 'json', ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text;
+    });
+    createInterface({ input: this.child.stdout! }).on('line', (line) => {
+      const event = JSON.parse(line) as MigrateEvent;
+      if (event.event === 'report') this.outcome = event.outcome;
+      this.#onEvent(event);
+    });
+    this.ended = once(this.child, 'close').then(([code]) => code as number | null);
+  }
+
+  kill(): void {
+    this.child.kill('SIGKILL');
+  }
+}
+
+/** Writes blocks whose number grows, as fast as it is answered, and knows which was acknowledged last. */
+class Writer {
+  readonly #namespace: HostNamespace;
+  readonly acknowledged = new Uint32Array(PLACES);
+  count = 0;
+  #stop = false;
+  readonly #lanes: Promise<unknown>;
+
+  constructor(namespace: HostNamespace) {
+    this.#namespace = namespace;
+    this.#lanes = Promise.all(Array.from({ length: LANES }, (_, lane) => this.#lane(lane)));
+    this.#lanes.catch(() => {});
+  }
+
+  async #lane(lane: number): Promise<void> {
+    for (let i = 0; !this.#stop; i++) {
+      const place = ((i * 37) % (PLACES / LANES)) * LANES + lane;
+      const number = this.acknowledged[place]! + 1;
+      await this.#namespace.write(this.#slba(place), block(place, number));
+      this.acknowledged[place] = number;
+      this.count++;
+      if (i % 8 === 0) await this.#check(place);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  }
+
+  #slba(place: number): number {
+    return (place * BLOCK) / this.#namespace.blockSize;
+  }
+
+  async #check(place: number): Promise<void> {
+    const found = await this.#namespace.read(this.#slba(place), BLOCK / this.#namespace.blockSize);
+    const number = this.acknowledged[place]!;
+    if (number > 0 && Buffer.compare(found, block(place, number)) !== 0) {
+      throw new Error(`place ${place} has lost its write ${number}`);
+    }
+  }
+
+  /** It gets answers, and the right ones. */
+  async goesOn(): Promise<void> {
+    const enough = this.count + 100;
+    const wait = async (): Promise<void> => {
+      while (this.count < enough) await new Promise((resolve) => setTimeout(resolve, 5));
+    };
+    await Promise.race([wait(), this.#lanes]);
+  }
+
+  /** @throws what the host was told, and what it finds */
+  async end(): Promise<void> {
+    this.#stop = true;
+    await this.#lanes;
+    for (let place = 0; place < PLACES; place++) await this.#check(place);
+  }
+}
+
+function block(place: number, number: number): Buffer {
+  const data = Buffer.alloc(BLOCK, number & 0xff);
+  data.writeUInt32LE(place, 0);
+  data.writeUInt32LE(number, 4);
+  data.writeUInt32LE(number, BLOCK - 4);
+  return data;
+}
+
+describe('nvmeferry migrate, and everything that can go wrong', function () {
+  this.timeout(120_000);
+  let pair: MovePair;
+  let proxies: Record<Side, FaultProxy>;
+  let host: MultipathSubsystem;
+  let writer: Writer;
+  /** Where the namespace is. */
+  let at: Side;
+
+  before(async () => {
+    pair = await MovePair.start({ sizeMiB: SIZE_MIB });
+    proxies = { a: await FaultProxy.start(pair.ports.a), b: await FaultProxy.start(pair.ports.b) };
+    host = await pair.host();
+    writer = new Writer(await host.namespace(1));
+    at = 'a';
+    await writer.goesOn();
+  });
+  after(async () => {
+    await host?.close();
+    for (const proxy of Object.values(proxies ?? {})) await proxy.close();
+    await pair?.close();
+  });
+
+  const journal = (): string => join(pair.folder, 'journal');
+  const uri = (side: Side): string =>
+    `nvme+tcp://127.0.0.1:${proxies[side].port}/${MOVED_NQN}?hostnqn=${MOVER_NQN}&keep-alive-tmo=2`;
+
+  async function isOpen(side: Side): Promise<boolean> {
+    const options = { address: '127.0.0.1', port: pair.ports[side], subnqn: MOVED_NQN, hostnqn: MOVER_NQN };
+    const controller = await HostController.connect(options);
+    try {
+      return (await new LiveMigration(controller).fence(1)).isOpen;
+    } finally {
+      await controller.close();
+    }
+  }
+
+  function begin(onEvent: (event: MigrateEvent) => void): Migrate {
+    const args = ['--overwrite', '--blackout', '20000', '--rate', RATE, '--announce', 'off', '--patience', '5'];
+    return new Migrate([uri(at), uri(OTHER[at]), ...args, '--journal', journal()], onEvent);
+  }
+
+  /** The operator goes on until nothing is left to do. */
+  async function settle(code: number | null, verb: '--resume' | '--abort'): Promise<void> {
+    let last = code;
+    for (let attempt = 0; last !== OK && attempt < 6; attempt++) {
+      const { ended } = new Migrate([attempt === 0 ? verb : '--resume', '--journal', journal(), '--patience', '5']);
+      last = await ended;
+    }
+    expect(last, 'something is left to do').to.equal(OK);
+    const open = { a: await isOpen('a'), b: await isOpen('b') };
+    expect(open.a !== open.b, `open: ${JSON.stringify(open)}`).to.equal(true);
+    at = open.a ? 'a' : 'b';
+    await rm(journal());
+    await writer.goesOn();
+  }
+
+  /** Once, when the step is seen. */
+  function when(step: string, state: string, act: () => void): (event: MigrateEvent) => void {
+    let isDone = false;
+    return (event) => {
+      if (isDone || event.event !== 'step' || event.step !== step || event.state !== state) return;
+      isDone = true;
+      act();
+    };
+  }
+
+  it('without any', async () => {
+    const from = at;
+    await settle(await begin(() => {}).ended, '--resume');
+    expect(at).to.equal(OTHER[from]);
+  });
+
+  const STEPS = [
+    'close-destination',
+    'pre-copy',
+    'close-source',
+    'last-copy',
+    'commit',
+    'open-destination',
+    'clean-up',
+  ];
+  STEPS.forEach((step, i) => {
+    const verb = i % 2 === 0 ? '--resume' : '--abort';
+    it(`kill -9 of the orchestrator at ${step}, then ${verb}`, async () => {
+      const from = at;
+      const migrate = begin(when(step, step === 'commit' ? 'done' : 'begun', () => migrate.kill()));
+      const code = await migrate.ended;
+      await settle(code, verb);
+      // an abort after the commit is refused, and resume then ends it
+      const isCommitted = ['commit', 'open-destination', 'clean-up'].includes(step);
+      if (!isCommitted) expect(at, 'as before').to.equal(from);
+      else expect(at, 'moved').to.equal(OTHER[from]);
+    });
+  });
+
+  for (const step of ['pre-copy', 'close-source', 'open-destination']) {
+    for (const who of ['source', 'destination'] as const) {
+      it(`kill -9 of the ${who} at ${step}`, async () => {
+        const side = who === 'source' ? at : OTHER[at];
+        let restarted: Promise<void> | undefined;
+        const migrate = begin(
+          when(step, 'begun', () => {
+            restarted = pair
+              .target(side)
+              .end('SIGKILL')
+              .then(() => pair.startTarget(side));
+          }),
+        );
+        const code = await migrate.ended;
+        await restarted;
+        await settle(code, '--resume');
+      });
+    }
+  }
+
+  const FAULTS: Readonly<Record<string, (proxy: FaultProxy) => void>> = {
+    reset: (proxy) => proxy.reset(),
+    'half close': (proxy) => proxy.halfClose(),
+    'stall of 300 ms': (proxy) => {
+      proxy.mode = 'stall';
+      setTimeout(() => proxy.heal(), 300);
+    },
+    delay: (proxy) => {
+      proxy.delayMs = 5;
+      setTimeout(() => proxy.heal(), 500);
+    },
+    blackhole: (proxy) => {
+      proxy.mode = 'blackhole';
+      proxy.refuses = true;
+      setTimeout(() => proxy.heal(), 1500);
+    },
+  };
+  for (const [name, act] of Object.entries(FAULTS)) {
+    for (const [i, step] of ['pre-copy', 'last-copy'].entries()) {
+      const who = (Object.keys(FAULTS).indexOf(name) + i) % 2 === 0 ? 'source' : 'destination';
+      it(`${name} of the way to the ${who} at ${step}`, async () => {
+        const proxy = proxies[who === 'source' ? at : OTHER[at]];
+        const code = await begin(when(step, 'begun', () => act(proxy))).ended;
+        proxy.heal();
+        await settle(code, '--resume');
+      });
+    }
+  }
+
+  it('in the end the host was told no error, and finds all that was acknowledged', async () => {
+    await writer.end();
+  });
+});
