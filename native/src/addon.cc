@@ -11,7 +11,7 @@ namespace {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   using namespace nvmeferry;
   env.SetInstanceData(new EnvData());
-  exports.Set("revision", 2.0);
+  exports.Set("revision", 3.0);
   exports.Set("entryBytes", static_cast<double>(sizeof(Entry)));
   exports.Set("completionBytes", static_cast<double>(sizeof(Completion)));
   exports.Set("Engine", Engine::Define(env));
@@ -19,6 +19,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   DefineArena(env, exports);
   DefineMemory(env, exports);
   DefineSocket(env, exports);
+  DefineStream(env, exports);
   DefineFileCalls(env, exports);
   DefineCrc32c(env, exports);
   return exports;

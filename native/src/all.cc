@@ -10,4 +10,5 @@
 #include "pool.cc"
 #include "ring.cc"
 #include "socket.cc"
+#include "stream.cc"
 #include "watcher.cc"

@@ -191,13 +191,17 @@ napi_value Crc32cAt(napi_env env, napi_callback_info info) {
 }
 #endif
 
+}  // namespace
+
+uint8_t* ArenaPiece(napi_env env, uint32_t id, size_t offset, size_t length) {
+  return Piece(ArenasOf(env), id, offset, length);
+}
+
 void Export(Napi::Env env, Napi::Object exports, const char* name, napi_callback callback) {
   napi_value function;
   napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function);
   exports.Set(name, Napi::Value(env, function));
 }
-
-}  // namespace
 
 void DefineArena(Napi::Env env, Napi::Object exports) {
   exports.Set("arenaMap", Napi::Function::New<ArenaMap>(env, "arenaMap"));

@@ -32,8 +32,15 @@ struct EnvData {
 void DefineArena(Napi::Env env, Napi::Object exports);
 void DefineMemory(Napi::Env env, Napi::Object exports);
 void DefineSocket(Napi::Env env, Napi::Object exports);
+void DefineStream(Napi::Env env, Napi::Object exports);
 void DefineFileCalls(Napi::Env env, Napi::Object exports);
 void DefineCrc32c(Napi::Env env, Napi::Object exports);
+
+/// `length` bytes of the arena at `offset`, or nullptr if they are not inside it.
+uint8_t* ArenaPiece(napi_env env, uint32_t id, size_t offset, size_t length);
+
+/// A function of Node-API itself, for what is called per batch.
+void Export(Napi::Env env, Napi::Object exports, const char* name, napi_callback callback);
 
 inline Napi::Value Result(Napi::Env env, double value) { return Napi::Number::New(env, value); }
 

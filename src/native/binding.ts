@@ -94,6 +94,27 @@ export interface NativeBinding {
    */
   streamWrite(fd: number, table: Uint32Array, pieces: number, views: readonly (Uint8Array | undefined)[]): number;
 
+  /** An epoll instance; closed as any descriptor. */
+  epollCreate(): number;
+  /** Watched for bytes, the end of the stream and errors, as long as they are there. @param token 32 bits, told by `epollWait` */
+  epollAdd(epoll: number, fd: number, token: number): number;
+  epollRemove(epoll: number, fd: number): number;
+  /** Never waits. @returns tokens written to `out`, at most 256 */
+  epollWait(epoll: number, out: Uint32Array): number;
+  /**
+   * Receives into `viewLength` bytes of `view` at `viewOffset`, and what is more into the arena. Never waits.
+   * @returns bytes received; 0: the end of the stream
+   */
+  streamRead(
+    fd: number,
+    arena: number,
+    offsetBytes: number,
+    lengthBytes: number,
+    view: Uint8Array | undefined,
+    viewOffset: number,
+    viewLength: number,
+  ): number;
+
   unixListen(path: string, backlog: number): number;
   unixConnect(path: string): number;
   unixPair(): [number, number] | number;
@@ -120,7 +141,7 @@ export interface NativeBinding {
 }
 
 /** `NativeBinding.revision` that this code goes with. */
-export const NATIVE_REVISION = 2;
+export const NATIVE_REVISION = 3;
 
 /** Flags of `mapMemory`. A read-only mapping is a private copy: stores neither reach the other side nor kill the process. */
 export const MapFlag = { ReadOnly: 1, HugePages: 2, Populate: 4 } as const;

@@ -39,12 +39,82 @@ describe('conformance: NVMe/TCP 17.5 controller-to-host data (target)', () => {
     expect(completion.sqhd).to.equal(0);
   });
 
+  it('the answers of reads that come together: every CapsuleResp behind its data, SQHD in order', async () => {
+    t = await TestTarget.start();
+    const { io } = await t.association({ cattr: 0 });
+    const data = pattern(40 * 4096, 7);
+    expect((await io.write(0, data, { by: 'r2t' })).status).to.equal(0);
+    const cids = Array.from({ length: 40 }, (_, i) => 0x100 + i);
+    const done = cids.map((cid) => io.completion(cid, { manual: true }));
+    const before = (await io.read(0, 1)).sqhd!;
+    const read = (cid: number, i: number): Buffer =>
+      io.capsule(sqeBytes({ opcode: 2, nsid: 1, cid, cdw10: i * 8, cdw12: 7, sgl: { id: 0x5a, length: 4096 } }));
+    await io.send(...cids.map(read));
+    const answers = await Promise.all(done);
+    for (const [i, answer] of answers.entries()) {
+      expect(answer.status).to.equal(0);
+      expect(answer.data.equals(data.subarray(i * 4096, (i + 1) * 4096)), `read ${i}`).to.equal(true);
+      expect(answer.sqhd).to.equal((before + 1 + i) % 128);
+    }
+  });
+
   it('71: a failing read sends no data', async () => {
     t = await TestTarget.start();
     const { io } = await t.association({ cattr: 4 });
     const read = await io.read(0x7fff_fff0, 4);
     expect(read.code).to.equal(0x80);
     expect(read.c2hData.length).to.equal(0);
+  });
+});
+
+describe('conformance: large H2CData (target)', () => {
+  let t: TestTarget;
+  afterEach(() => t.close());
+
+  for (const dgst of [0, 1, 2, 3]) {
+    it(`arrive whole wherever they are cut, and what follows is understood: DGST ${dgst}`, async () => {
+      t = await TestTarget.start();
+      const { io } = await t.association({ icReq: { dgst } });
+      const BYTES = 256 << 10;
+      const header = 24 + (dgst & 1) * 4;
+      const whole = header + BYTES + (dgst & 2) * 2;
+      // within the header, at its end, one byte on, within data, at its end, within the digest, at the end, within the next capsule
+      for (const cut of [1, 23, header, header + 1, header + 100_000, header + BYTES, whole - 1, whole, whole + 9]) {
+        const data = pattern(BYTES, cut);
+        const cid = 0x200;
+        const done = io.completion(cid, { manual: true });
+        const sgl = { id: 0x5a, length: BYTES };
+        await io.send(io.capsule(sqeBytes({ opcode: 1, nsid: 1, cid, cdw12: BYTES / 512 - 1, sgl })));
+        const r2t = await io.next();
+        expect(r2t.name).to.equal('R2T');
+        const last = { cccid: cid, ttag: r2t.ttag, offset: 0, last: true };
+        const flush = io.completion(0x201, { manual: true });
+        const bytes = Buffer.concat([io.h2cData(last, data), io.capsule(sqeBytes({ opcode: 0, nsid: 1, cid: 0x201 }))]);
+        await io.send(bytes.subarray(0, cut));
+        await settle();
+        await io.send(bytes.subarray(cut));
+        expect((await done).status, `cut at ${cut}`).to.equal(0);
+        expect((await flush).status).to.equal(0);
+        const read = await io.read(0, BYTES / 512);
+        expect(read.data.equals(data), `cut at ${cut}`).to.equal(true);
+      }
+      expect(t.target.pool.usedBytes, 'buffers').to.equal(0);
+    });
+  }
+
+  it('a data digest that does not match fails the command, not the connection', async () => {
+    t = await TestTarget.start();
+    const { io } = await t.association({ icReq: { dgst: 2 } });
+    const BYTES = 128 << 10;
+    const done = io.completion(0x300, { manual: true });
+    const sgl = { id: 0x5a, length: BYTES };
+    await io.send(io.capsule(sqeBytes({ opcode: 1, nsid: 1, cid: 0x300, cdw12: BYTES / 512 - 1, sgl })));
+    const r2t = await io.next();
+    const bytes = io.h2cData({ cccid: 0x300, ttag: r2t.ttag, offset: 0, last: true }, pattern(BYTES, 1));
+    bytes[60_000]! ^= 1;
+    await io.send(bytes);
+    expect((await done).code).to.equal(0x22);
+    expect((await io.read(0, 8)).status).to.equal(0);
   });
 });
 

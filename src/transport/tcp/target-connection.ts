@@ -10,18 +10,27 @@ import type { Request } from '../../target/request.ts';
 import type { BudgetWaiter, BufferBudget } from '../../util/buffer-budget.ts';
 import type { Clock, Timer } from '../../util/clock.ts';
 import { pduFlags, pduHlen, writeCommonHeader } from '../../wire/pdu.ts';
-import { adoptSocket } from './adopt-socket.ts';
+import { SocketSource, type SourceOwner } from './socket-source.ts';
 import { LinkState, Slot, TargetLink, type TcpCounters, type TcpTargetOptions } from './target-link.ts';
 import { TargetPduReader, type TargetPduReaderOwner } from './target-pdu-reader.ts';
 import { TargetPduWriter, type TargetPduWriterOwner } from './target-pdu-writer.ts';
 
 const TCP_KEEP_ALIVE_MS = 60_000;
+/** A connection gives way to others after so many reads. */
+const READS_PER_TURN = 4;
+/** A read that brought less than two commands is not followed by another in the same turn: nothing is likely to be there. */
+const READ_AGAIN_BYTES = 144;
+/** Nor one that brought so much that its sender should hear of it first. */
+const READ_ENOUGH_BYTES = 64 << 10;
 
-export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner, BudgetWaiter {
+export class TcpTargetConnection
+  implements QueueTransport, TargetPduReaderOwner, TargetPduWriterOwner, BudgetWaiter, SourceOwner
+{
   readonly peer: string;
   readonly localAddress: string | undefined;
   readonly #link: TargetLink;
   readonly #socket: Socket;
+  readonly #source: SocketSource;
   readonly #reader: TargetPduReader;
   readonly #writer: TargetPduWriter;
   readonly #clock: Clock;
@@ -61,11 +70,8 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     this.#onClosed = onClosed;
     this.#queuePair = makeQueuePair(this);
     this.#reader = new TargetPduReader(this, this.#link, this.#queuePair);
-    const socket = adoptSocket(
-      accepted,
-      () => this.#reader.nextBuffer(),
-      (length) => this.#onBytes(length),
-    );
+    this.#source = new SocketSource(accepted, this);
+    const { socket } = this.#source;
     this.#socket = socket;
     this.#writer = new TargetPduWriter(this, this.#link, this.#queuePair, socket);
     socket.on('error', (error) => this.close(error.message));
@@ -75,7 +81,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     // a host that vanished without keep alive is noticed by the kernel in the end
     socket.setKeepAlive(true, TCP_KEEP_ALIVE_MS);
     this.#armTimer(options.setupTimeoutMs, 'no Connect within the set-up time');
-    socket.resume();
+    this.#source.start();
   }
 
   get counters(): TcpCounters {
@@ -105,11 +111,13 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     if (this.#link.state === LinkState.Closed) return;
     this.#link.state = LinkState.Closed;
     this.#closeReason = reason;
+    this.#source.stop();
     this.#socket.destroy();
   }
 
   #closed(): void {
     this.#link.state = LinkState.Closed;
+    this.#source.stop();
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#writer.discard();
@@ -128,12 +136,39 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
     this.#onClosed(this, this.#closeReason);
   }
 
-  #onBytes(length: number): boolean {
+  nextBuffer(): Uint8Array {
+    return this.#reader.nextBuffer();
+  }
+
+  /** Reads what is there: as often as a read brings much, so that what came meanwhile is answered with the rest. */
+  readable(): void {
+    const { counters } = this.#link;
+    let received = 0;
+    this.#writer.beginTurn();
+    try {
+      for (let reads = 0; reads < READS_PER_TURN; reads++) {
+        received = this.#source.receive(this.#reader.plan());
+        if (received <= 0) break;
+        counters.bytesIn += received;
+        if (this.#link.state < LinkState.Terminating) this.#reader.read(received);
+        this.#writer.noteAnswers();
+        if (received < READ_AGAIN_BYTES || received > READ_ENOUGH_BYTES || this.#writer.busy) break;
+      }
+      this.#writer.endTurn();
+    } catch (error) {
+      this.bug(error);
+    }
+    if (received < 0) this.close(this.#source.endReason);
+    else if (this.#writer.busy) this.#source.pause();
+  }
+
+  onBytes(length: number): boolean {
     this.#link.counters.bytesIn += length;
     if (this.#link.state >= LinkState.Terminating) return true;
     this.#writer.beginTurn();
     try {
       this.#reader.read(length);
+      this.#writer.noteAnswers();
       this.#writer.endTurn();
     } catch (error) {
       this.bug(error);
@@ -201,7 +236,7 @@ export class TcpTargetConnection implements QueueTransport, TargetPduReaderOwner
   }
 
   drained(): void {
-    this.#socket.resume();
+    this.#source.resume();
   }
 
   /** Executes now, or later if the command needs a buffer that the connection may not take yet. */

@@ -35,7 +35,16 @@ import {
   pduType,
 } from '../../wire/pdu.ts';
 import { SQE_BYTES, sqeOpcode, sqeSglAddressHigh, sqeSglAddressLow, sqeSglId, sqeSglLength } from '../../wire/sqe.ts';
-import { RECEIVE_HOME, receiveBytes, receivedSlice, receiveStart, receiveTail, receiveView } from './receive-buffer.ts';
+import {
+  RECEIVE_HOME,
+  receiveBytes,
+  receivedSlice,
+  receiveRoom,
+  receiveStart,
+  receiveTail,
+  receiveView,
+} from './receive-buffer.ts';
+import type { ReceivePlan } from './socket-source.ts';
 import { LinkState, Slot, type TargetLink } from './target-link.ts';
 
 /** What the reader expects next. */
@@ -56,7 +65,12 @@ export interface TargetPduReaderOwner {
   close(reason: string): void;
 }
 
-export class TargetPduReader {
+/** Of a payload so much must be missing for it to be received where it belongs; less is copied there, with what follows it. */
+const DIRECT_BYTES_MIN = 8192;
+/** While a host sends payloads of that size, no more than this is read beyond what is known: the next one, too, shall go where it belongs. */
+const AHEAD_BYTES = 2048;
+
+export class TargetPduReader implements ReceivePlan {
   readonly #owner: TargetPduReaderOwner;
   readonly #link: TargetLink;
   readonly #queuePair: QueuePair;
@@ -65,8 +79,15 @@ export class TargetPduReader {
   readonly #carry: Uint8Array = new Uint8Array(new ArrayBuffer(IC_SIZE + DIGEST_SIZE));
   readonly #carryView: DataView = new DataView(this.#carry.buffer);
   #carryLength = 0;
-  /** Where the current read went. */
-  #start: number = RECEIVE_HOME;
+  /** Where the current read goes: payload of the PDU in progress to its request, what follows into the receive buffer. */
+  start: number = RECEIVE_HOME;
+  view: Uint8Array | undefined;
+  viewOffset = 0;
+  viewLength = 0;
+  room = 0;
+  /** The host sends large payloads. */
+  #expectsLarge = false;
+  #wasLarge = false;
   /** HLEN plus HDGST of the PDU being read; 0 until its common header is checked. */
   #headerNeed = 0;
   #padLeft = 0;
@@ -90,18 +111,72 @@ export class TargetPduReader {
 
   /** The buffer for the next read: the PDU in progress is to end, or its header to begin, at RECEIVE_HOME. */
   nextBuffer(): Uint8Array {
-    this.#start =
-      this.#phase === Phase.Data
-        ? receiveStart(this.#padLeft + this.#dataLeft + this.#dataDigestLeft)
-        : RECEIVE_HOME + this.#carryLength;
-    return receiveTail(this.#start);
+    this.viewLength = 0;
+    this.#planBuffer();
+    return receiveTail(this.start);
   }
 
-  /** Takes the `length` bytes that were read into `nextBuffer()`. */
+  /** As `nextBuffer`, for a reader that can fill two places. */
+  plan(): this {
+    this.viewLength = 0;
+    if (this.#phase === Phase.Data && this.#padLeft === 0 && this.#dataLeft >= DIRECT_BYTES_MIN) {
+      const request = this.#current!;
+      if ((request.transportState & Slot.Drain) === 0) {
+        this.view = request.segments[0]!;
+        this.viewOffset = this.#dataBase + this.#dataDone;
+        this.viewLength = this.#dataLeft;
+        this.start = RECEIVE_HOME - this.#dataDigestLeft;
+        this.room = this.#dataDigestLeft + AHEAD_BYTES;
+        return this;
+      }
+    }
+    this.#planBuffer();
+    this.room = receiveRoom(this.start);
+    if (this.#expectsLarge) {
+      const ahead = AHEAD_BYTES + this.#bodyLeft();
+      if (ahead < this.room) this.room = ahead;
+      // a full read of other things than large payloads ends that, one large payload brings it back
+      this.#expectsLarge = false;
+      this.#wasLarge = true;
+    } else {
+      this.#wasLarge = false;
+    }
+    return this;
+  }
+
+  #bodyLeft(): number {
+    return this.#phase === Phase.Data ? this.#padLeft + this.#dataLeft + this.#dataDigestLeft : 0;
+  }
+
+  #planBuffer(): void {
+    this.start = this.#phase === Phase.Data ? receiveStart(this.#bodyLeft()) : RECEIVE_HOME + this.#carryLength;
+  }
+
+  /** Takes the `length` bytes that were read as planned. */
   read(length: number): void {
+    if (this.viewLength === 0) {
+      if (this.#wasLarge && length < this.room) this.#expectsLarge = true;
+      this.#readBuffer(length);
+      return;
+    }
+    const direct = Math.min(length, this.viewLength);
+    if (this.#link.dataDigest) {
+      const piece = this.view!.subarray(this.viewOffset, this.viewOffset + direct);
+      this.#dataCrc = crc32c(piece, this.#dataCrc);
+    }
+    this.view = undefined;
+    this.#dataLeft -= direct;
+    this.#dataDone += direct;
+    if (this.#dataLeft > 0) return;
+    // without a digest the data is complete, whether or not something follows
+    if (this.#dataDigestLeft === 0) this.#readData(this.start, this.start);
+    this.#readBuffer(length - direct);
+  }
+
+  #readBuffer(length: number): void {
     const view = receiveView;
     const bytes = receiveBytes;
-    let at = this.#start;
+    let at = this.start;
     const end = at + length;
     while (at < end && this.#link.state < LinkState.Terminating) {
       if (this.#phase === Phase.Data) {
@@ -390,6 +465,7 @@ export class TargetPduReader {
     this.#dataCrc = 0;
     this.#current = request;
     this.#currentIsCapsule = false;
+    if (length >= DIRECT_BYTES_MIN) this.#expectsLarge = true;
   }
 
   /** Padding, data and data digest of the PDU whose header is read. */

@@ -27,6 +27,11 @@ import { type Batch, threadBuffers } from './thread-buffers.ts';
 /** The most header bytes one response takes: C2HData padded to 128, data digest, CapsuleResp with digest. */
 const RESPONSE_HEADER_BYTES_MAX = 192;
 
+/** So many answers always go out together: a host that has few commands under way waits for all of them anyway. */
+const BATCH_ANSWERS_MIN = 16;
+/** Times after which it is forgotten how many answers there once were. */
+const PEAK_TIMES = 4096;
+
 /** The connection, as the writer needs it. */
 export interface TargetPduWriterOwner {
   /** Nothing of the request is needed any more. */
@@ -52,6 +57,18 @@ export class TargetPduWriter {
   #sendingBytes = 0;
   /** Requests whose response or R2T waits for the writer or the end of the turn. */
   #waiting: Request[] = [];
+  /** Answers in the batch, and since `noteAnswers`. */
+  #batchAnswers = 0;
+  #answers = 0;
+  /**
+   * The most answers at once of late: about what the host keeps under way. Batches of half of that keep both ends busy, where one batch of all would
+   * leave the host idle while we work, and us while the host does.
+   */
+  #peakAnswers = 0;
+  /** What goes out together: half of that. */
+  #batchAnswersMax: number = BATCH_ANSWERS_MIN;
+  #nextPeak = 0;
+  #times = 0;
   #formatting = false;
   #turnScheduled = false;
   readonly #endTurn: () => void = () => this.#guardedTurn();
@@ -130,9 +147,30 @@ export class TargetPduWriter {
     this.#formatting = outer;
   }
 
+  /** All commands of one read are taken, or all that were complete are answered: no more of them than the host has under way. */
+  noteAnswers(): void {
+    const answers = this.#answers;
+    this.#answers = 0;
+    if (answers > this.#nextPeak) this.#nextPeak = answers;
+    if (++this.#times === PEAK_TIMES) {
+      this.#times = 0;
+      this.#setPeak(this.#nextPeak);
+      this.#nextPeak = 0;
+    } else if (answers > this.#peakAnswers) {
+      this.#setPeak(answers);
+    }
+  }
+
+  #setPeak(answers: number): void {
+    this.#peakAnswers = answers;
+    // in eights: hosts that read ahead by so many of their data find whole ones
+    this.#batchAnswersMax = Math.max(BATCH_ANSWERS_MIN, ((answers >> 1) + 7) & ~7);
+  }
+
   #guardedTurn(): void {
     try {
       this.turn();
+      this.noteAnswers();
     } catch (error) {
       this.#owner.bug(error);
     }
@@ -161,16 +199,25 @@ export class TargetPduWriter {
   /** @returns false if the batch was full and the kernel did not take it: the request must wait */
   #format(request: Request): boolean {
     const open = this.#batch;
-    if (open?.isFull(RESPONSE_HEADER_BYTES_MAX, request.segmentCount)) {
+    if (
+      open !== undefined &&
+      ((this.#batchAnswers >= this.#batchAnswersMax && open.payloadBytes > 0) ||
+        open.isFull(RESPONSE_HEADER_BYTES_MAX, request.segmentCount))
+    ) {
       this.#flush();
       if (this.#gather.busy) return false;
     }
+    this.#batchAnswers++;
+    this.#answers++;
     if ((request.transportState & Slot.AwaitingData) !== 0) this.#formatR2t(request);
     else this.#formatResponse(request);
     return true;
   }
 
-  /** C2HData with the command's data, and CapsuleResp unless SUCCESS says it. */
+  /**
+   * C2HData with the command's data, and CapsuleResp unless SUCCESS says it. The CapsuleResps of a batch go behind its data: hosts take PDUs with data
+   * best one after the other (some read ahead by a multiple of their size), and whole batches of completions.
+   */
   #formatResponse(request: Request): void {
     const queuePair = this.#queuePair;
     const headerDigest = this.#link.headerDigest;
@@ -208,7 +255,7 @@ export class TargetPduWriter {
       if (dataDigest) batch.addDigest(segmentCount);
     }
     if (!success) {
-      const out = batch.reserve(CAPSULE_RESP_HLEN + digestBytes);
+      const out = batch.reserveLast(CAPSULE_RESP_HLEN + digestBytes);
       writeCommonHeader(view, out, PduType.CapsuleResp, flags, CAPSULE_RESP_HLEN, 0, CAPSULE_RESP_HLEN + digestBytes);
       const sqhd = queuePair.flowControl ? queuePair.sqhd : request.sqhdWithoutFlowControl;
       writeCqe(view, out + CH_SIZE, request.result0, request.result1, sqhd, request.cid, request.status);
@@ -235,7 +282,7 @@ export class TargetPduWriter {
   #flush(): void {
     const batch = this.#batch;
     if (batch === undefined || this.#gather.busy) return;
-    batch.endRun();
+    batch.end();
     if (batch.bufferCount > 0) {
       batch.sealDigests();
       this.#link.counters.writes++;
@@ -252,6 +299,7 @@ export class TargetPduWriter {
     const batch = this.#batch;
     if (batch === undefined) return;
     this.#batch = undefined;
+    this.#batchAnswers = 0;
     batch.clear();
     threadBuffers.giveBatch(batch);
     const sending = this.#sending;

@@ -13,6 +13,8 @@ export const GATHER_MAX = 1000;
 
 const NOTHING = new Uint8Array(0);
 const SLAB_BYTES = 64 << 10;
+/** The end of the slab is for what goes behind all payloads. */
+const LAST_START = 48 << 10;
 /** A batch is sent when it holds this much payload, so that the peer starts while we go on. */
 const BATCH_PAYLOAD_BYTES = 256 << 10;
 
@@ -40,6 +42,7 @@ export class Batch {
   digestCount = 0;
   #slabEnd = 0;
   #runStart = 0;
+  #lastEnd = LAST_START;
   payloadBytes = 0;
 
   constructor(slab: Arena = new MemoryArena(SLAB_BYTES)) {
@@ -57,8 +60,9 @@ export class Batch {
   /** True if a PDU of `headerBytes` with `payloadCount` buffers must go into another batch. */
   isFull(headerBytes: number, payloadCount: number): boolean {
     return (
-      this.#slabEnd + headerBytes > SLAB_BYTES ||
-      this.bufferCount + payloadCount + 2 > GATHER_MAX ||
+      this.#slabEnd + headerBytes > LAST_START ||
+      this.#lastEnd + headerBytes > SLAB_BYTES ||
+      this.bufferCount + payloadCount + 3 > GATHER_MAX ||
       this.payloadBytes >= BATCH_PAYLOAD_BYTES
     );
   }
@@ -68,6 +72,24 @@ export class Batch {
     const at = this.#slabEnd;
     this.#slabEnd = at + length;
     return at;
+  }
+
+  /** Room for `length` bytes behind everything else, in the order of the calls: a host that receives many payloads finds one after the other. */
+  reserveLast(length: number): number {
+    const at = this.#lastEnd;
+    this.#lastEnd = at + length;
+    return at;
+  }
+
+  /** Nothing more is added: `endRun`, then what goes behind. */
+  end(): void {
+    this.endRun();
+    const length = this.#lastEnd - LAST_START;
+    if (length === 0) return;
+    this.#lastEnd = LAST_START;
+    if (this.#views === undefined) this.#place(this.#slab, LAST_START, length);
+    else this.#whole(this.#views.view(LAST_START, length));
+    this.totalBytes += length;
   }
 
   /** Header bytes so far become a piece of the batch. */
@@ -180,6 +202,7 @@ export class Batch {
     this.digestCount = 0;
     this.#slabEnd = 0;
     this.#runStart = 0;
+    this.#lastEnd = LAST_START;
     this.payloadBytes = 0;
   }
 }
