@@ -132,7 +132,12 @@ export class QueuePair {
     );
   }
 
-  /** Takes back what `Request.detachBuffer` gave away. */
+  /** A buffer of at least `length` bytes that belongs to the transport until `returnBuffer`. */
+  takeBuffer(length: number): Uint8Array {
+    return this.#pool.take(length);
+  }
+
+  /** Takes back what `Request.detachBuffer` or `takeBuffer` gave away. */
   returnBuffer(buffer: Uint8Array): void {
     this.#pool.give(buffer);
   }

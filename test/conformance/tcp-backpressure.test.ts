@@ -43,16 +43,36 @@ describe('conformance: NVMe/TCP slow readers (target)', () => {
         const done = sendAll(io, commands);
         await t.until(blocked);
         await settle();
+        const { pool } = t.target;
+        expect(pool.usedBytes, 'copies of what waits are counted').to.be.within(1, 8 * MIB);
+        expect(pool.transfers.usedBytes).to.equal(pool.usedBytes);
         io.socket.resume();
         for (const [i, completion] of (await Promise.all(done)).entries()) {
           expect(completion.data.equals(contents[i % 4]!), `read ${i}`).to.equal(true);
         }
+        await t.until(() => pool.usedBytes === 0);
+        expect(pool.transfers.usedBytes).to.equal(0);
       }
       await settle();
       expect(io.unread, 'PDUs too many').to.equal(0);
       expect(t.fatal).to.deep.equal([]);
     });
   }
+
+  it('a host that goes while it does not read leaves no buffer behind', async () => {
+    t = await TestTarget.start();
+    const { io } = await t.association();
+    expect((await io.write(0, pattern(MIB, 1), { by: 'r2t' })).status).to.equal(0);
+    io.socket.pause();
+    for (const { bytes } of Array.from({ length: 24 }, (_, i) => read(io, i, 0, BLOCKS_PER_MIB))) io.socket.write(bytes);
+    await t.until(blocked);
+    await settle();
+    expect(t.target.pool.usedBytes).to.be.greaterThan(0);
+    io.destroy();
+    await t.until(() => t.connectionCount === 1);
+    await t.until(() => t.target.pool.usedBytes === 0);
+    expect(t.target.pool.transfers.usedBytes).to.equal(0);
+  });
 
   it('in-capsule writes behind reads that cannot be sent are executed and answered', async () => {
     t = await TestTarget.start();

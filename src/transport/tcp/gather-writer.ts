@@ -36,6 +36,9 @@ function touch(buffers: readonly Uint8Array[], count: number): number {
 /** What is left of a write, for node:net; one at a time per thread is filled. */
 const rest: Uint8Array[] = [];
 
+const NOTHING = new Uint8Array(0);
+const fromHeap = (bytes: number): Uint8Array => new Uint8Array(bytes);
+
 /** The descriptor is no documented part of a socket; without it node:net does all. */
 interface WithDescriptor {
   readonly _handle: { readonly fd?: number } | null;
@@ -48,6 +51,7 @@ export class GatherWriter {
   readonly #onWritten: (error?: Error | null) => void;
   readonly #onDrained: () => void;
   readonly #onError: (error: Error) => void;
+  readonly #takeSpare: (bytes: number) => Uint8Array;
   #inCall = false;
   /** A write is still with the kernel: nothing may be written, and what was passed must not change. */
   busy = false;
@@ -57,9 +61,17 @@ export class GatherWriter {
   /**
    * @param onDrained a write that could not be finished at once is finished
    * @param onError the socket failed; called at most once per write
+   * @param takeSpare at least so many bytes, for copies of what is left of a batch; its owner takes them back once the batch is written
    */
-  constructor(socket: Socket, onDrained: () => void, onError: (error: Error) => void, useAddon: boolean = true) {
+  constructor(
+    socket: Socket,
+    onDrained: () => void,
+    onError: (error: Error) => void,
+    useAddon: boolean = true,
+    takeSpare: (bytes: number) => Uint8Array = fromHeap,
+  ) {
     this.#socket = socket;
+    this.#takeSpare = takeSpare;
     this.#fd = (socket as unknown as WithDescriptor)._handle?.fd ?? -1;
     this.#native = useAddon && this.#fd >= 0 ? nativeBinding() : undefined;
     this.#onDrained = onDrained;
@@ -92,7 +104,8 @@ export class GatherWriter {
     // an error shows again when node:net tries
     const taken = Math.max(sent, 0);
     this.writtenBytes += taken;
-    batch.takeRest(taken, rest);
+    const copied = batch.restBytes(taken);
+    batch.takeRest(taken, rest, copied === 0 ? NOTHING : this.#takeSpare(copied));
     const drained = this.write(rest, rest.length);
     rest.length = 0;
     return drained;

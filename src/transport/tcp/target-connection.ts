@@ -219,6 +219,11 @@ export class TcpTargetConnection
     if (counted > 0) this.buffersSent(counted);
   }
 
+  buffersTaken(bytes: number): void {
+    this.#bufferBytes += bytes;
+    if (!this.#settled) this.#budget.take(bytes);
+  }
+
   buffersSent(bytes: number): void {
     this.#bufferBytes -= bytes;
     if (!this.#settled) this.#budget.give(bytes);

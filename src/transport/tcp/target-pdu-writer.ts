@@ -36,6 +36,8 @@ const PEAK_TIMES = 4096;
 export interface TargetPduWriterOwner {
   /** Nothing of the request is needed any more. */
   release(request: Request): void;
+  /** A buffer of so many bytes counts against the connection's bound until it is sent. */
+  buffersTaken(bytes: number): void;
   /** Buffers that were sent and counted `bytes` against the connection's bound are free. */
   buffersSent(bytes: number): void;
   /** The kernel took what it could not take at once: reading may go on. */
@@ -81,7 +83,18 @@ export class TargetPduWriter {
       socket,
       () => this.#drained(),
       (error) => this.#owner.close(error.message),
+      true,
+      (bytes) => this.#takeSpare(bytes),
     );
+  }
+
+  /** For copies of what the kernel did not take: a buffer like those of commands, given back with the batch. */
+  #takeSpare(bytes: number): Uint8Array {
+    const buffer = this.#queuePair.takeBuffer(bytes);
+    this.#sending.push(buffer);
+    this.#sendingBytes += buffer.length;
+    this.#owner.buffersTaken(buffer.length);
+    return buffer;
   }
 
   /** See `QueueTransport`. */

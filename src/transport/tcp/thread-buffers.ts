@@ -165,14 +165,30 @@ export class Batch {
     return arena === 0 ? crc32c(bytes, crc) : crc32cAt(arena, bytes, table[piece * 3 + 1]!, table[piece * 3 + 2]!, crc);
   }
 
+  /** Bytes of arenas among what is left once `sentBytes` are gone: `takeRest` copies so much. */
+  restBytes(sentBytes: number): number {
+    let start = 0;
+    let bytes = 0;
+    for (let i = 0; i < this.bufferCount; i++) {
+      const arena = this.table[i * 3]!;
+      const length = arena === 0 ? this.buffers[i]!.length : this.table[i * 3 + 2]!;
+      const end = start + length;
+      if (arena !== 0 && arena !== this.#slab.id && end > sentBytes) bytes += Math.min(length, end - sentBytes);
+      start = end;
+    }
+    return bytes;
+  }
+
   /**
    * What is left of the pieces once `sentBytes` of them are gone. The slab and whole views stay as they are until they are sent; arenas may change
    * at any time, so those are copied.
    * @param rest emptied and filled
+   * @param copies at least `restBytes(sentBytes)` long; in use until `rest` is sent
    */
-  takeRest(sentBytes: number, rest: Uint8Array[]): void {
+  takeRest(sentBytes: number, rest: Uint8Array[], copies: Uint8Array): void {
     rest.length = 0;
     let skip = sentBytes;
+    let copied = 0;
     for (let i = 0; i < this.bufferCount; i++) {
       const arena = this.table[i * 3]!;
       const start = arena === 0 ? 0 : this.table[i * 3 + 1]!;
@@ -181,18 +197,21 @@ export class Batch {
         skip -= length;
         continue;
       }
-      rest.push(this.#left(i, arena, start, length, skip));
+      const bytes = this.buffers[i]!;
+      if (arena === 0) {
+        rest.push(skip === 0 ? bytes : bytes.subarray(skip));
+      } else if (arena === this.#slab.id) {
+        // nothing is made for the slab, once it has its views
+        this.#restViews ??= this.#views ?? new ViewCache(this.bytes);
+        rest.push(this.#restViews.view(start + skip, length - skip));
+      } else {
+        const copy = copies.subarray(copied, copied + length - skip);
+        copied += length - skip;
+        copy.set(bytes.subarray(start + skip, start + length));
+        rest.push(copy);
+      }
       skip = 0;
     }
-  }
-
-  /** A piece without the `skip` bytes that are gone. Nothing is made for what stays, once the slab has its views. */
-  #left(piece: number, arena: number, start: number, length: number, skip: number): Uint8Array {
-    const bytes = this.buffers[piece]!;
-    if (arena === 0) return skip === 0 ? bytes : bytes.subarray(skip);
-    if (arena !== this.#slab.id) return bytes.slice(start + skip, start + length);
-    this.#restViews ??= this.#views ?? new ViewCache(this.bytes);
-    return this.#restViews.view(start + skip, length - skip);
   }
 
   clear(): void {

@@ -5,7 +5,7 @@ import { pattern, referenceCrc32c } from '../../support/raw-host.ts';
 /** What is left when nothing is sent yet: all. */
 function sent(batch: Batch): Buffer {
   const pieces: Uint8Array[] = [];
-  batch.takeRest(0, pieces);
+  batch.takeRest(0, pieces, new Uint8Array(batch.restBytes(0)));
   return Buffer.concat(pieces);
 }
 
