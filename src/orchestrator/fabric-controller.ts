@@ -67,10 +67,27 @@ export class FabricController implements EndController {
     });
   }
 
+  /** A state that was set before, wholly or in part, stands in its way: it is dropped by a reset then, and the state sent again. */
   async setState(state: Uint8Array): Promise<void> {
+    let isFirst = true;
     await this.#end.repeat(async (link) => {
       const selection = indexesAt(await link.migration.stateFormats(), state, this.#end.name);
-      await link.migration.setState(this.cntlid, state.subarray(ENVELOPE_BYTES), selection);
+      const bytes = state.subarray(ENVELOPE_BYTES);
+      const isClean = isFirst;
+      isFirst = false;
+      if (isClean) {
+        try {
+          await link.migration.setState(this.cntlid, bytes, selection);
+          return;
+        } catch (error) {
+          if (statusOf(error) === undefined) throw error;
+        }
+      }
+      await link.migration.suspend(this.cntlid);
+      await link.migration.resetController(this.cntlid);
+      await link.migration.suspend(this.cntlid);
+      this.#end.noteSuspended(this.cntlid, link);
+      await link.migration.setState(this.cntlid, bytes, selection);
     });
   }
 

@@ -226,6 +226,13 @@ class Planner {
         this.#refuse('controller', `Controller ${cntlid} is not at ${end.name}, which has ${list(there)}: ${remedy}`);
       }
     }
+    if (controller.source !== controller.destination) {
+      const ids = `${controller.source} becomes ${controller.destination}`;
+      this.#warn(
+        'controller',
+        `CNTLID ${ids}: a guest that identifies it again sees that; give it the same to avoid it`,
+      );
+    }
     if (this.#refusals.length > 0) return;
     if (await source.controller(controller.source).isSuspended()) {
       const remedy = 'end the migration that suspended it, or resume it';
