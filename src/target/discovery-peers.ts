@@ -1,5 +1,6 @@
 /** Other targets that a subsystem is reached at, as managers of live migration have announced them (feature CCh). Kept in the state store. */
 import { isIPv4, isIPv6 } from 'node:net';
+import { isDeepStrictEqual } from 'node:util';
 import { NvmeofError } from '../util/error.ts';
 import { AddressFamily, type DiscoveryLogEntry, SubsystemType, TransportType } from '../wire/cold/discovery-log.ts';
 import type { StateStore } from './state-store.ts';
@@ -58,7 +59,7 @@ export class DiscoveryPeers {
     return this.#peers;
   }
 
-  /** @returns false: there are too many. It is kept when this resolves. @throws NvmeofError NVMEOF_ERR_STATE_STORE: nothing has changed */
+  /** What is so already changes nothing (`all` stays the same object). @returns false: there are too many. It is kept when this resolves. @throws NvmeofError NVMEOF_ERR_STATE_STORE: nothing has changed */
   change(entry: DiscoveryLogEntry, isThere: boolean): Promise<boolean> {
     const peer = Object.fromEntries(KEPT.map((key) => [key, entry[key]])) as Peer;
     const done = this.#settled.then(() => this.#change(peer, isThere));
@@ -67,6 +68,8 @@ export class DiscoveryPeers {
   }
 
   async #change(peer: Peer, isThere: boolean): Promise<boolean> {
+    const found = this.#peers.find((other) => samePlace(other, peer));
+    if (isThere ? isDeepStrictEqual(found, peer) : found === undefined) return true;
     const others = this.#peers.filter((other) => !samePlace(other, peer));
     if (isThere && others.length >= PEERS_MAX) return false;
     const peers = isThere ? [...others, peer] : others;

@@ -117,13 +117,14 @@ const peerFeature: FeatureEntry = {
 };
 
 async function announced(subsystem: Subsystem, entry: DiscoveryLogEntry, isThere: boolean): Promise<number> {
+  const before = subsystem.peers.all;
   try {
     if (!(await subsystem.peers.change(entry, isThere))) return SpecificStatus.NotEnoughResources | DNR;
   } catch (error) {
     subsystem.events.stateNotSaved(subsystem, error);
     return Status.InternalError;
   }
-  subsystem.events.peersChanged?.();
+  if (subsystem.peers.all !== before) subsystem.events.peersChanged?.();
   return Status.Success;
 }
 

@@ -250,6 +250,7 @@ describe('conformance: live migration, peers in the discovery log (feature CCh)'
     const { data } = await host.logPage(0x70, 4 * 1024);
     expect(data.subarray(3072).equals(entryOf())).to.equal(true);
     expect((await manager.peer(entryOf(), true)).code, 'again: once').to.equal(0);
+    expect((await listed(host)).genctr, 'nothing has changed').to.equal(after.genctr);
     expect((await manager.peer(entryOf({ service: '4421' }), true)).code).to.equal(0);
     expect((await manager.peer(entryOf({ adrfam: 2, address: '2001:db8::7' }), true)).code).to.equal(0);
     expect((await listed(host)).places).to.have.length(3);
