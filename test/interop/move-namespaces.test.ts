@@ -170,11 +170,15 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
 
   const managerUri = ({ ports }: Side): string => `nvme+tcp://127.0.0.1:${ports[1]}/${nqn}`;
 
-  /** Hosts find the destination by its address in the network of the guest. */
+  /**
+   * Hosts find the destination by its address in the network of the guest. How long the pause is depends on the machine: it is not what is shown
+   * here.
+   */
   async function move(from: Side, to: Side): Promise<void> {
     const { code, stdout, stderr } = await runCli(
       [
         ...['migrate', managerUri(from), managerUri(to), '--overwrite', '--output', 'json'],
+        ...['--blackout', '10000', '--when-stuck', 'cut'],
         ...['--announce', `${machineAddress}:${to.ports[0]}`, '--journal', join(folder!, 'journal')],
       ],
       patient,
