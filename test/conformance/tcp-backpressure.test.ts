@@ -64,7 +64,8 @@ describe('conformance: NVMe/TCP slow readers (target)', () => {
     const { io } = await t.association();
     expect((await io.write(0, pattern(MIB, 1), { by: 'r2t' })).status).to.equal(0);
     io.socket.pause();
-    for (const { bytes } of Array.from({ length: 24 }, (_, i) => read(io, i, 0, BLOCKS_PER_MIB))) io.socket.write(bytes);
+    for (const { bytes } of Array.from({ length: 24 }, (_, i) => read(io, i, 0, BLOCKS_PER_MIB)))
+      io.socket.write(bytes);
     await t.until(blocked);
     await settle();
     expect(t.target.pool.usedBytes).to.be.greaterThan(0);
