@@ -322,7 +322,7 @@ export class Guest {
     vector?: number,
     completionEntries: number = entries,
   ): Promise<GuestQueue> {
-    await this.#runs();
+    if (this.#isPaused) await this.#runs();
     const queue = new GuestQueue(this.ram, {
       qid,
       entries,
@@ -412,7 +412,7 @@ export class Guest {
     by: DataPointers,
     queue: GuestQueue,
   ): Promise<void> {
-    await this.#runs();
+    if (this.#isPaused) await this.#runs();
     const listBytes = Math.ceil(lengthBytes / GUEST_PAGE_BYTES + 1) * 16 + GUEST_PAGE_BYTES;
     const list = this.ram.allocate(listBytes);
     const pointers = by === 'prp' ? this.prps(address, lengthBytes, list) : this.#sgl(address, lengthBytes, list);
@@ -462,7 +462,7 @@ export class Guest {
     by: DataPointers = 'prp',
     queue: GuestQueue = this.#ioQueue(),
   ): Promise<void> {
-    await this.#runs();
+    if (this.#isPaused) await this.#runs();
     const address = this.ram.allocate(data.length);
     try {
       this.ram.write(address, data);
