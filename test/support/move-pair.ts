@@ -13,7 +13,7 @@ export const MOVER_NQN = 'nqn.2026-01.test.nvmeferry:mover';
 export const HOST_NQN = 'nqn.2026-01.test.nvmeferry:host';
 const UUID = '0c9d7a52-6a0e-4f4c-9a55-0d5be3c0f1aa';
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;

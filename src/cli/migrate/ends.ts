@@ -3,6 +3,7 @@ import type { HostOptions } from '../../initiator/options.ts';
 import { parseNvmeUri } from '../../initiator/uri.ts';
 import type { DeviceFront, End } from '../../orchestrator/end.ts';
 import { FabricEnd } from '../../orchestrator/fabric-end.ts';
+import { FrontControl } from '../../orchestrator/front-control.ts';
 import type { MoveRecord } from '../../orchestrator/move-spec.ts';
 import { NVMEOF_PORT } from '../../spec/nqn.ts';
 import { ConfigError } from '../../util/error.ts';
@@ -67,25 +68,35 @@ export interface Ends {
 
 /** Both ends, there and willing. */
 export async function connectEnds(context: MoveContext, signal: AbortSignal): Promise<Ends> {
-  const source = await FabricEnd.connect(optionsOf(context.source, signal));
+  return opened(context, (address) => FabricEnd.connect(optionsOf(address, signal)));
+}
+
+/** Of a move that was begun: either end may be gone, and is connected to when it is needed. The front has to be there. */
+export async function reachableEnds(context: MoveContext): Promise<Ends> {
+  return opened(context, async (address) => new FabricEnd(optionsOf(address)));
+}
+
+async function opened(context: MoveContext, open: (address: EndAddress) => Promise<FabricEnd>): Promise<Ends> {
+  const all: { close(): Promise<void> }[] = [];
   try {
-    const destination = await FabricEnd.connect(optionsOf(context.destination, signal));
-    return { source, destination, front: undefined, close: () => closeAll([source, destination]) };
+    const source = await open(context.source);
+    all.push(source);
+    const destination = await open(context.destination);
+    all.push(destination);
+    let front: FrontControl | undefined;
+    if (context.front !== undefined) {
+      front = await FrontControl.connect(context.front.control, context.front);
+      all.push(front);
+    }
+    return { source, destination, front, close: () => closeAll(all) };
   } catch (error) {
-    await source.close();
+    await closeAll(all);
     throw error;
   }
 }
 
-/** Of a move that was begun: either end may be gone, and is connected to when it is needed. */
-export async function reachableEnds(context: MoveContext): Promise<Ends> {
-  const source = new FabricEnd(optionsOf(context.source));
-  const destination = new FabricEnd(optionsOf(context.destination));
-  return { source, destination, front: undefined, close: () => closeAll([source, destination]) };
-}
-
-async function closeAll(opened: readonly { close(): Promise<void> }[]): Promise<void> {
-  await Promise.all(opened.map((one) => one.close()));
+async function closeAll(all: readonly { close(): Promise<void> }[]): Promise<void> {
+  await Promise.all(all.map((one) => one.close()));
 }
 
 /** Where hosts are told to find the destination. */
