@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { expect } from 'chai';
 import type { BlockBackend } from '../../../../../src/backend/block-backend.ts';
 import { MemoryBackend } from '../../../../../src/backend/memory.ts';
+import { EventFd } from '../../../../../src/native/event-fd.ts';
 import { requireNative } from '../../../../../src/native/load.ts';
 import { createMemfd } from '../../../../../src/native/mapped-memory.ts';
 import {
@@ -451,6 +452,65 @@ describe('front of a VM', () => {
     fs.closeSync(fd);
     client.close();
     await second.close();
+  });
+
+  it('memory that is mapped without wanting an answer is known all the same', async () => {
+    dpu('a');
+    start();
+    const client = await VfioUserClient.connect(socket('vm'));
+    const fd = createMemfd({ name: 'ram', lengthBytes: 8192 });
+    client.send(message(77, Cmd.DmaMap, fields(32, 3, 0n, 0n, 4096n), 0x10), [fd]);
+    expect((await client.map(4096, 4096, 4096, fd)).flags).to.equal(1);
+    client.send(message(78, Cmd.DmaMap, fields(32, 3, 0n, 0n, 4096n), 0x10), [fd]);
+    expect((await client.call(Cmd.GetInfo, fields(16, 0, 0, 0))).flags).to.equal(1);
+    await client.readRegion(7, 0, 4);
+    expect(front.status().memory).to.deep.equal({ maps: 2, bytes: 8192, descriptors: 1 });
+    expect(told('controller-left')).to.deep.equal([]);
+    fs.closeSync(fd);
+    client.close();
+  });
+
+  it('what a controller took along unanswered is asked of the next one', async () => {
+    const pci = new StubFunction();
+    pci.holdQuiet = true;
+    const server = new VfioUserServer({ path: socket('a'), function: pci, quietTimeoutMs: 1 });
+    start();
+    const client = await VfioUserClient.connect(socket('vm'));
+    const stopping = client.call(Cmd.Feature, fields(16, 0x2_0002, 1, 0));
+    const reading = client.call(Cmd.RegionRead, fields(0n, 7, 4));
+    await until(() => pci.calls.includes('stop'));
+    await server.close();
+    const next = new StubFunction();
+    const second = new VfioUserServer({ path: socket('a'), function: next });
+    const answers = await Promise.all([stopping, reading]);
+    expect(answers.map(({ flags, command }) => [flags, command])).to.deep.equal([
+      [1, Cmd.Feature],
+      [1, Cmd.RegionRead],
+    ]);
+    expect(answers[1]!.body.readUInt32LE(16)).to.equal(0x1234_1b36);
+    client.close();
+    await second.close();
+  });
+
+  it('a guest that uses the pin: the next controller works without an access of the guest', async () => {
+    const [first, next] = [new StubFunction(), new StubFunction()];
+    const servers = [
+      new VfioUserServer({ path: socket('a'), function: first }),
+      new VfioUserServer({ path: socket('b'), function: next }),
+    ];
+    start();
+    const client = await VfioUserClient.connect(socket('vm'));
+    const line = new EventFd();
+    await client.setIrqs(0x24, 0, 0, 1, [line.fd]);
+    await front.pause();
+    next.pinAsserted = true;
+    await front.attach(socket('b'));
+    expect(next.isStopped).to.equal(false);
+    expect(line.take(), 'asserted when it is armed').to.equal(1);
+    await front.resume();
+    client.close();
+    line.close();
+    for (const server of servers) await server.close();
   });
 
   seeded('hostile VM: no descriptor is lost, and the next one is served', async (random) => {
