@@ -7,6 +7,9 @@ import { COMPLETION_PAGE, QUEUE_ENTRIES, type SimRam, slotPage } from './sim-ram
 import { type Session, type SimTarget, sequenceError } from './sim-target.ts';
 import { Violation } from './violation.ts';
 
+/** Commands that are fetched and not complete; more wait in the guest's queue, also over a move. */
+const FETCHED_MAX = 2;
+
 /** What a front gives a controller: the guest's memory and its interrupts. */
 export interface Attachment {
   readonly ram: SimRam;
@@ -86,7 +89,7 @@ export class SimController {
   /** Fetches what there is. */
   work(): void {
     while (this.state === LifecycleState.Running && this.enabled && this.attachment !== undefined) {
-      if (this.#target.life !== this.#life || this.sqHead === this.sqTail) return;
+      if (this.#target.life !== this.#life || this.sqHead === this.sqTail || this.#inFlight >= FETCHED_MAX) return;
       const slot = this.sqHead;
       this.sqHead = (slot + 1) % QUEUE_ENTRIES;
       this.#execute(slot, this.attachment).catch((error) => this.#target.observer.failed(error));
@@ -105,6 +108,7 @@ export class SimController {
     this.#inFlight--;
     this.#complete(ram, command.cid, answer);
     this.#released();
+    this.work();
   }
 
   #complete(ram: SimRam, cid: number, { status, values }: HostAnswer): void {

@@ -2,7 +2,7 @@
 
 import type { SimFront } from './sim-front.ts';
 import type { HostAnswer, HostCommand } from './sim-host-io.ts';
-import { QUEUE_ENTRIES, SUBMISSION_PAGE } from './sim-ram.ts';
+import { QUEUE_ENTRIES, SUBMISSION_PAGE, WORK_PAGES, workPage } from './sim-ram.ts';
 import { Violation } from './violation.ts';
 
 interface Waiting {
@@ -36,12 +36,27 @@ export class SimGuest {
   /** Resolves with the completion. At most `QUEUE_ENTRIES` - 1 at once. */
   async submit(command: HostCommand): Promise<HostAnswer> {
     await this.#front.cpuRuns();
+    this.#work(command.id);
     const cid = this.#freeCids.pop();
     if (cid === undefined) throw new Error('The guest submits more than its queue holds');
     return new Promise((resolve) => {
       this.#waiting.set(cid, { command, done: resolve });
       if (!this.#resetting) this.#put(cid, command);
     });
+  }
+
+  readonly #expected: number[] = new Array<number>(WORK_PAGES).fill(0);
+
+  /** Its CPU finds what it has left in its memory, and leaves something else. */
+  #work(id: number): void {
+    const { ram } = this.#front;
+    const at = id % WORK_PAGES;
+    if (ram.work[at] !== this.#expected[at]) {
+      this.onViolation(new Violation(`The guest's memory holds ${ram.work[at]} where it left ${this.#expected[at]}`));
+    }
+    ram.work[at] = id;
+    this.#expected[at] = id;
+    this.#front.cpuWrote(workPage(at));
   }
 
   #put(cid: number, command: HostCommand): void {
