@@ -139,12 +139,13 @@ export class SimNamespace {
     if (writes) {
       await this.#throttled(command.blockCount);
       if (target.life !== life) return undefined;
-      this.mark(command.slba, command.blockCount);
     }
     await target.latency();
     if (target.life !== life) return undefined;
     target.observer.executes(target, command);
     const values = this.#act(command);
+    // not before: a snapshot in between would be copied without it, and forgotten
+    if (writes) this.mark(command.slba, command.blockCount);
     await target.latency();
     if (target.life !== life) return undefined;
     this.#inFlight--;
