@@ -87,7 +87,12 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
       cpus: 2,
       memoryMiB: 1024,
       // an emulated guest on a busy machine stands still at times, which is not what the log is searched for
-      kernelArgs: ['nosoftlockup', 'rcupdate.rcu_cpu_stall_suppress=1'],
+      kernelArgs: [
+        'nosoftlockup',
+        'rcupdate.rcu_cpu_stall_suppress=1',
+        'nvme_core.io_timeout=120',
+        'nvme_core.admin_timeout=120',
+      ],
     });
     await vm.run('modprobe nvme-tcp; [ "$(cat /sys/module/nvme_core/parameters/multipath)" = Y ]');
   });
@@ -191,7 +196,7 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
 
 const functions = `
 connect() { # PORT
-  nvme connect -t tcp -a $address -s $1 -n $nqn -i 2 --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 > /dev/null
+  nvme connect -t tcp -a $address -s $1 -n $nqn -i 2 --keep-alive-tmo=120 --reconnect-delay=1 --ctrl-loss-tmo=120 > /dev/null
   wait_for 30 has_namespace $nqn 1
 }
 ana_state() { # PORT
