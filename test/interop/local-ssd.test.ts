@@ -10,9 +10,10 @@ import { expect } from 'chai';
 import { HostController, type NvmeStatusError } from '../../src/initiator.ts';
 import { type EmulatedSsd, emulatedSsd, listSsds } from './support/emulated-ssd.ts';
 import { GuestVm } from './support/guest-vm.ts';
+import type { PassthroughResult } from './support/passthrough-in-guest.ts';
 import { installedPath } from './support/paths.ts';
 import { freePorts } from './support/ports.ts';
-import { guestCli, installProduct } from './support/product-in-guest.ts';
+import { guestCli, installProduct, installScript } from './support/product-in-guest.ts';
 import { verifiedLoad } from './support/verified-load.ts';
 
 const MIB = 1 << 20;
@@ -335,6 +336,27 @@ describe('Local SSDs behind our target, in a guest', function () {
       /Invalid Field in Command/,
     );
     expect(await refused('--opcode=0xc2 --namespace-id=1'), 'not on the list').to.match(/Invalid Command Opcode/);
+  });
+
+  it('the engine itself: data in one piece and in several, by io_uring and by ioctl, I/O and Admin; statuses come back whole', async () => {
+    const script = await installScript(vm, 'dist-test/test/interop/support/passthrough-in-guest.js');
+    const node = nodes.get('spare')!;
+    const said = await vm.run(`${script} ${node} ${node.replace(/ng(\d+)n\d+$/, 'nvme$1')}`, { timeoutMs: 120_000 });
+    const results = said
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as PassthroughResult & { passthrough: string });
+    expect(results.map(({ ioctl, passthrough }) => [ioctl, passthrough])).to.deep.equal([
+      [false, 'io_uring'],
+      [true, 'io_uring'],
+    ]);
+    for (const { ioctl, statuses, same, refused, model } of results) {
+      const way = ioctl ? 'ioctl' : 'io_uring';
+      expect(statuses, way).to.deep.equal([0, 0, 0, 0]);
+      expect(same, way).to.deep.equal([true, true]);
+      expect(refused & 0x7ff, way).to.equal(0x80);
+      expect(model, way).to.equal('QEMU NVMe Ctrl');
+    }
   });
 
   it('verbs on the local device say what nvme-cli says', async () => {

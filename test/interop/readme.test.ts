@@ -84,7 +84,7 @@ describe('README, on Linux machines', function () {
     const array = 'nqn.2026-01.com.example:array';
     const [port] = (await freePorts(1)) as [number];
     const far = await CliTarget.start([
-      ...['--subsystem', array, '--listen', `127.0.0.1:${port}`],
+      ...['--subsystem', array, '--listen', `127.0.0.1:${port}`, '--discovery', 'off'],
       '--memory',
       '64MiB',
     ]);

@@ -269,6 +269,7 @@ export class VfioUserConnection {
         numIrqs: IRQ_INDEX_COUNT,
       });
     };
+    // no region can be mapped: doorbells come as messages (bench/README.md says what a page of them would save)
     handlers[C.DeviceGetRegionInfo] = (body) => {
       const { index } = regionInfoCodec.decode(body);
       if (index >= REGION_COUNT) throw invalid(`There is no region ${index}`);

@@ -5,7 +5,7 @@
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { build } from 'rolldown';
 import type { GuestVm } from './guest-vm.ts';
 import { projectRoot } from './paths.ts';
@@ -17,6 +17,25 @@ export const guestCli: string = `node --no-warnings ${guestProduct}/dist/cli/mai
 
 const MAIN = join('dist', 'cli', 'main.js');
 const ADDON = join('native', 'build', 'Release', 'nvmeferry.node');
+
+/**
+ * A script of ours, bundled, beside the product in the guest.
+ * @param path compiled, from the project's root on
+ * @returns the command that runs it
+ */
+export async function installScript(vm: GuestVm, path: string): Promise<string> {
+  const { output } = await build({
+    input: join(projectRoot, path),
+    platform: 'node',
+    external: [/^@node-rs\//, 'node-gyp-build'],
+    logLevel: 'warn',
+    write: false,
+    output: { format: 'esm' },
+  });
+  const file = `${guestProduct}/dist/${basename(path)}`;
+  await vm.writeFile(file, Buffer.from(output[0].code));
+  return `node --no-warnings ${file}`;
+}
 
 /** @throws Error naming what is not built */
 export async function installProduct(vm: GuestVm): Promise<void> {

@@ -112,6 +112,27 @@ describe('mapped memory', () => {
     expect(view[(4 << 20) - 1]).to.equal(0);
   });
 
+  it('on the pool of huge pages where the system has any free; else it says that there is no memory, and nothing stays', () => {
+    const hugeBytes = 2 << 20;
+    const free = Number(fs.readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'latin1'));
+    const before = requireNative('x').mappingCount();
+    const fd = createMemfd({ name: 'huge', lengthBytes: hugeBytes, hugePageBytes: hugeBytes });
+    try {
+      if (free === 0) {
+        expect(() => MappedMemory.map({ fd, lengthBytes: hugeBytes })).to.throw(/ENOMEM/);
+      } else {
+        const memory = MappedMemory.map({ fd, lengthBytes: hugeBytes });
+        new Uint8Array(memory.buffer).fill(0x5a);
+        expect(fs.readFileSync('/proc/self/smaps', 'latin1')).to.match(/memfd:huge[\s\S]*?KernelPageSize: +2048 kB/);
+        expect(() => MappedMemory.map({ fd, offsetBytes: 4096, lengthBytes: 4096 })).to.throw(/EINVAL/);
+        void memory.unmap();
+      }
+      expect(requireNative('x').mappingCount()).to.equal(before);
+    } finally {
+      fs.closeSync(fd);
+    }
+  });
+
   it('does not map what is not there, and names it', () => {
     const cases: [() => unknown, RegExp][] = [
       [() => MappedMemory.map({ fd, lengthBytes: 9 * PAGE }), /ENXIO/],
