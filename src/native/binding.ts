@@ -138,6 +138,19 @@ export interface NativeBinding {
   crc32c?(bytes: Uint8Array, crc: number): number;
   /** Of a piece of an arena; as `crc32c`. */
   crc32cAt?(arena: number, offsetBytes: number, lengthBytes: number, crc: number): number;
+  /**
+   * The CRC32C of runs of pieces, each to its place in the arena.
+   * @param table as for `streamWrite`
+   * @param runs per digest its first piece, how many they are, and its offset in the arena
+   * @returns 0 or -errno
+   */
+  sealDigests?(
+    table: Uint32Array,
+    views: readonly (Uint8Array | undefined)[],
+    runs: Int32Array,
+    digests: number,
+    arena: number,
+  ): number;
 }
 
 /** `NativeBinding.revision` that this code goes with. */

@@ -1,5 +1,7 @@
 import { expect } from 'chai';
+import { MemoryArena } from '../../../src/native/arena.ts';
 import { Batch, GATHER_MAX, ThreadBuffers } from '../../../src/transport/tcp/thread-buffers.ts';
+import { needNative } from '../../support/native.ts';
 import { pattern, referenceCrc32c } from '../../support/raw-host.ts';
 
 /** What is left when nothing is sent yet: all. */
@@ -77,6 +79,62 @@ describe('Batch', () => {
     expect(bytes.readUInt32LE(24 + 4608)).to.equal(referenceCrc32c(Buffer.concat([first, second])));
     expect(bytes.readUInt32LE(bytes.length - 4)).to.equal(referenceCrc32c(third));
     expect(batch.digestCount).to.equal(0);
+  });
+
+  it('digests of payloads in arenas, in views, and in both', () => {
+    const arena = new MemoryArena(64 << 10);
+    arena.bytes.set(pattern(64 << 10, 4));
+    const batch = new Batch();
+    const expected: number[] = [];
+    for (const [offset, length] of [
+      [0, 4096],
+      [5, 1],
+      [12_288, 1537],
+      [60 << 10, 4096],
+    ] as const) {
+      batch.reserve(24);
+      batch.endRun();
+      const view = pattern(100 + offset, 1);
+      batch.add(view, view.length);
+      const place = arena.bytes.slice(offset, offset + length);
+      if (arena.id === 0) batch.add(place, length);
+      else batch.addPlace(arena, offset, length);
+      batch.addDigest(2);
+      expected.push(referenceCrc32c(Buffer.concat([view, place])));
+    }
+    batch.end();
+    batch.sealDigests();
+    const bytes = sent(batch);
+    let at = 0;
+    for (const [i, [offset, length]] of [
+      [0, 4096],
+      [5, 1],
+      [12_288, 1537],
+      [60 << 10, 4096],
+    ].entries()) {
+      at += 24 + 100 + offset! + length!;
+      expect(bytes.readUInt32LE(at), `digest ${i}`).to.equal(expected[i]);
+      at += 4;
+    }
+  });
+
+  it('the addon refuses digests of pieces, and places for them, that are not there', function () {
+    const seal = needNative(this).sealDigests;
+    if (seal === undefined) return this.skip(); // a processor without the instruction
+    const arena = new MemoryArena(4096);
+    const call = (row: number[], run: number[], digests = 1): number =>
+      seal(Uint32Array.from(row), [undefined], Int32Array.from(run), digests, arena.id);
+    const good = [arena.id, 0, 100];
+    const EINVAL = -22;
+    expect(call(good, [0, 1, 4092])).to.equal(0);
+    expect(call(good, [0, 1, 4093])).to.equal(EINVAL);
+    expect(call(good, [0, 2, 0])).to.equal(EINVAL);
+    expect(call(good, [2, 1, 0])).to.equal(EINVAL);
+    expect(call(good, [-1, 1, 0])).to.equal(EINVAL);
+    expect(call(good, [0, 1, 0], 2)).to.equal(EINVAL);
+    expect(call([arena.id, 4000, 100], [0, 1, 0])).to.equal(EINVAL);
+    expect(call([arena.id + 1000, 0, 100], [0, 1, 0])).to.equal(EINVAL);
+    expect(call([0, 0, 0], [0, 1, 0]), 'no view').to.equal(EINVAL);
   });
 
   it('is full by headers, by buffers, and by payload', () => {
