@@ -51,7 +51,7 @@ describe('README', function () {
   const shell = (text: string): ReturnType<typeof spawn> =>
     spawn('bash', ['-euo', 'pipefail', '-c', text], {
       cwd: directory,
-      env: { ...process.env, PATH: `${directory}:${process.env.PATH}` },
+      env: { ...process.env, XDG_STATE_HOME: join(directory, 'state'), PATH: `${directory}:${process.env.PATH}` },
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
     });
@@ -105,6 +105,9 @@ describe('README', function () {
       'sh lmhost',
       'sh lm',
       'sh front',
+      'yaml east',
+      'yaml west',
+      'sh migrate',
     ]);
     for (const { language, word } of blocks()) expect(known).to.include(`${language} ${word}`);
     // the two commands of the gates are what runs this test, and the demo of the next case
@@ -120,6 +123,17 @@ describe('README', function () {
   });
 
   it('nvmeferry demo --basics', () => runToEnd('nvmeferry demo --basics'));
+
+  it('namespaces move from target to target and back', async () => {
+    for (const name of ['east', 'west']) await writeFile(join(directory, `${name}.yaml`), block('yaml', name));
+    await whileServing('nvmeferry target --config east.yaml', async () => {
+      await whileServing('nvmeferry target --config west.yaml', async () => {
+        // a machine that tests are run on may be slow
+        await runToEnd(block('sh', 'migrate').replaceAll('" --', '" --blackout 20000 --'));
+      });
+    });
+    expect(readFileSync(join(directory, 'move.html'), 'utf8')).to.match(/<h1>Moved<\/h1>/);
+  });
 
   it('target in one line, used by our initiator and from a program', async () => {
     const output = await whileServing(block('sh', 'target'), async () => {
