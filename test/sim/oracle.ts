@@ -7,6 +7,9 @@ import { Violation } from './violation.ts';
 /** A block that holds more than one value. */
 export const TORN = -1;
 
+/** In place of the time of an acknowledgement: the block holds this value, or that of another entry like it. */
+const ONE_OF = -1;
+
 interface Written {
   readonly value: number;
   readonly startedAt: number;
@@ -116,7 +119,7 @@ export class Oracle {
     for (const block of this.#blocks) {
       let durable = -1;
       block.history.forEach(({ ackedAt }, i) => {
-        if (ackedAt < startedAt) durable = i;
+        if (ackedAt !== ONE_OF && ackedAt < startedAt) durable = i;
       });
       if (durable > 0) block.history.splice(0, durable);
     }
@@ -125,7 +128,11 @@ export class Oracle {
   /** The process that served it is gone, with what it had not made durable. */
   crashed(): void {
     this.#blocks.forEach((block, i) => {
-      for (const { value } of block.history) this.#allow(i, value);
+      for (const written of block.history) {
+        this.#allow(i, written.value);
+        // a flush that is under way, or comes, keeps what is left of them, whichever that is
+        if (written !== block.pending) written.ackedAt = ONE_OF;
+      }
     });
   }
 
@@ -133,7 +140,7 @@ export class Oracle {
   madeDurable(): void {
     for (const block of this.#blocks) {
       const values = new Set(block.possible);
-      block.history = [...values].map((value) => ({ value, startedAt: this.#time, ackedAt: this.#time }));
+      block.history = [...values].map((value) => ({ value, startedAt: this.#time, ackedAt: ONE_OF }));
       if (block.pending === undefined) continue;
       block.history = block.history.filter(({ value }) => value !== block.pending!.value);
       block.history.push(block.pending);
