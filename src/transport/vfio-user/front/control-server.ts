@@ -8,7 +8,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import { dirname } from 'node:path';
-import { ConfigError, NvmeofError } from '../../../util/error.ts';
+import { ConfigError } from '../../../util/error.ts';
 import type { FrontStatus } from './front.ts';
 
 /** What is controlled. */
@@ -133,8 +133,8 @@ export class FrontControlServer {
       await act(this.#front, request);
       return { id, ok: true, status: this.#front.status() };
     } catch (error) {
-      if (!(error instanceof NvmeofError)) throw error;
-      return { id, error: error.message };
+      // whatever it is, a VM is behind this process
+      return { id, error: error instanceof Error ? error.message : String(error) };
     }
   }
 

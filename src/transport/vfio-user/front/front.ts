@@ -365,6 +365,7 @@ export class VfioUserFront {
   }
 
   #deliver(message: Uint8Array): void {
+    if (this.#vm === undefined) return;
     const view = viewOf(message);
     const command = messageCommand(view, 0);
     if (DESCRIBED.has(command)) this.#describe(command, message);
@@ -547,14 +548,32 @@ export class VfioUserFront {
     const isQuiet = takesNoAnswer(request);
     const message = isQuiet ? answered(request) : request;
     link.send(message, fds, (bytes, length) => {
-      const isRefused =
-        bytes !== undefined && messageErrno(new DataView(bytes.buffer, bytes.byteOffset, length), 0) !== 0;
-      if (isRefused || this.#vm === undefined) forget();
-      else this.#guarded(request, note);
-      // a controller that has gone without an answer gets it again with all the rest
-      if (bytes === undefined) this.#answerSetUp(messageCommand(viewOf(request), 0), request);
-      else if (!isQuiet) this.#toVm(link, bytes, length);
+      if (this.#vm === undefined) {
+        forget();
+        return;
+      }
+      if (bytes === undefined) {
+        // a controller that has gone without an answer gets it again with all the rest
+        this.#guarded(request, () => {
+          note();
+          this.#answerSetUp(messageCommand(viewOf(request), 0), request);
+        });
+        return;
+      }
+      if (messageErrno(new DataView(bytes.buffer, bytes.byteOffset, length), 0) === 0) this.#noteTaken(link, note);
+      else forget();
+      if (!isQuiet) this.#toVm(link, bytes, length);
     });
+  }
+
+  /** The controller has taken it: what the front does not understand of it is not there for the next one. */
+  #noteTaken(link: MessageLink, note: () => void): void {
+    try {
+      note();
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error;
+      this.#tell('warning', `Controller at ${link.path}: took what the front cannot keep`, error);
+    }
   }
 
   #answerSetUp(command: number, request: Uint8Array): void {
