@@ -189,9 +189,9 @@ export class VfioUserFront {
   async #flush(link: MessageLink): Promise<void> {
     let timer: Timer | undefined;
     const late = new Promise<never>((_resolve, reject) => {
-      timer = this.#clock.setTimer(() => {
+      timer = inTwoHalves(this.#clock, JOIN_TIMEOUT_MS, () => {
         reject(new ConfigError(`Controller at ${link.path}: does not answer for ${JOIN_TIMEOUT_MS} ms; end it`));
-      }, JOIN_TIMEOUT_MS);
+      });
     });
     try {
       await Promise.race([link.call(VfioUserCommand.RegionRead, access(0, RegionIndex.Config, 4, NO_BYTES)), late]);
@@ -278,10 +278,10 @@ export class VfioUserFront {
     const vm = this.#vm;
     const link = this.#connect(path);
     let isLate = false;
-    const timer = this.#clock.setTimer(() => {
+    const timer = inTwoHalves(this.#clock, JOIN_TIMEOUT_MS, () => {
       isLate = true;
       link.close();
-    }, JOIN_TIMEOUT_MS);
+    });
     try {
       const profile = await readProfile(link);
       if (this.#profile !== undefined) checkProfile(path, this.#profile, profile);
@@ -648,6 +648,14 @@ export class VfioUserFront {
 }
 
 const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+
+/** If the machine stood still, what has come meanwhile is read before the second half. */
+function inTwoHalves(clock: Clock, delayMs: number, act: () => void): Timer {
+  let timer = clock.setTimer(() => {
+    timer = clock.setTimer(act, delayMs / 2);
+  }, delayMs / 2);
+  return { cancel: () => timer.cancel() };
+}
 
 const takesNoAnswer = (message: Uint8Array): boolean => (messageFlags(viewOf(message), 0) & VfioUserFlag.NoReply) !== 0;
 
