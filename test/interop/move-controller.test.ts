@@ -7,21 +7,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import type { TargetConfigInput } from '../../src/config/types.ts';
-import { LiveMigration } from '../../src/initiator/live-migration.ts';
-import { HostController, type HostNamespace } from '../../src/initiator.ts';
-import { FrontControl } from '../../src/orchestrator/front-control.ts';
+import type { MoveReport } from '../../src/orchestrator/move-report.ts';
 import { CliTarget } from '../support/cli.ts';
 import { GuestVm } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
-import { TargetProcess } from './support/product.ts';
+import { runCli, TargetProcess } from './support/product.ts';
 
 const NQN = 'nqn.2026-01.test.nvmeferry:moved';
 const FAR = 'nqn.2026-01.test.nvmeferry:far';
 const LINUX = 'nqn.2026-01.test.nvmeferry:linux';
-const MIB = 1 << 20;
+const MOVER = 'nqn.2026-01.test.nvmeferry:mover';
 const DISK_MIB = 32;
 const CNTLID = 1;
-const STATE = { csvi: 1, csuuidi: 1 };
 const PATIENCE_MS = 30_000;
 
 const trouble =
@@ -74,8 +71,9 @@ describe('a controller moves under a running Linux guest', function () {
         {
           nqn: NQN,
           serial: 'MOVED0',
-          migration: { managers: { ports: [1] } },
-          namespaces: [{ nsid: 1, backend: { type: 'remote', uri } }],
+          migration: { managers: { hosts: [MOVER] } },
+          // whoever is to get it waits for it
+          namespaces: [{ nsid: 1, closed: name !== 'a', backend: { type: 'remote', uri } }],
         },
       ],
       functions: [{ vfioUser: socket, cntlid: CNTLID }],
@@ -163,7 +161,7 @@ EOF
     );
     const uri = `nvme+tcp://127.0.0.1:${nvmetPort}/${LINUX}?nsid=1&keep-alive-tmo=30`;
     await dpu('c', portC, uri);
-    const toC = await move(ends[1]!, ends[2]!);
+    const toC = await move(ends[1]!, ends[2]!, '--overwrite');
     await passes(1);
     const ended = await run(
       'rm /run/go; wait_for 60 test -e /run/fio.ended; cat /run/fio.ended; cat /run/fio.said >&2',
@@ -171,7 +169,7 @@ EOF
     expect(ended).to.match(/^passes \d+$/m);
     const worst = worstLatencyMs(await run('cat /run/fio.*.json'));
     console.log(
-      `      front paused for ${toB} and ${toC} ms; longest I/O of the guest ${worst} ms, over ${ended.trim()} (emulated CPUs)`,
+      `      controller suspended for ${toB} and ${toC} ms; longest I/O of the guest ${worst} ms, over ${ended.trim()} (emulated CPUs)`,
     );
     expect(await kernelTrouble()).to.deep.equal([]);
     await run('echo 3 > /proc/sys/vm/drop_caches; cd /mnt && sha256sum -c --quiet /run/sums');
@@ -205,63 +203,21 @@ EOF
     );
   }
 
-  /** By hand, as the orchestrator does it. @returns how long the guest's accesses waited, in ms */
-  async function move(from: End, to: End): Promise<number> {
-    const source = await manager(from);
-    const destination = await manager(to);
-    const device = await FrontControl.connect(control, { source: from.socket, destination: to.socket });
-    try {
-      const [old, next] = [await source.controller.namespace(1), await destination.controller.namespace(1)];
-      await source.trackChanges(1, true);
-      await copy(old, next, [{ slba: 0, blockCount: old.blockCount }]);
-      await copyChanges(source, old, next);
-      await destination.suspend(CNTLID);
-      const before = performance.now();
-      await device.pause();
-      await source.suspend(CNTLID);
-      await copyChanges(source, old, next);
-      const { bytes, suspended } = await source.getState(CNTLID, STATE);
-      expect(suspended).to.equal(true);
-      await destination.setState(CNTLID, bytes, STATE);
-      await device.attach('destination');
-      await destination.resume(CNTLID);
-      await device.resume();
-      const pausedMs = Math.round(performance.now() - before);
-      expect(await device.status()).to.deep.include({ paused: false, stateLost: false });
-      // nobody tells the old one to go on
-      await from.dpu.kill();
-      return pausedMs;
-    } finally {
-      await device.close();
-      await source.controller.close();
-      await destination.controller.close();
-    }
-  }
-
-  async function manager({ service }: End): Promise<LiveMigration> {
-    return new LiveMigration(
-      await HostController.connect({ address: '127.0.0.1', port: service, subnqn: NQN, ioQueues: 1 }),
+  /** @returns how long the guest's controller was suspended, in ms */
+  async function move(from: End, to: End, ...more: string[]): Promise<number> {
+    const uri = ({ service }: End): string => `nvme+tcp://127.0.0.1:${service}/${NQN}`;
+    const { code, stdout, stderr } = await runCli(
+      [
+        ...['migrate', uri(from), uri(to), '--hostnqn', MOVER, '--controller', `${CNTLID}`, '--announce', 'off'],
+        ...['--front', control, '--from-socket', from.socket, '--to-socket', to.socket, '--output', 'json'],
+        ...['--blackout', '10000', '--journal', join(folder, `journal-${ends.indexOf(to)}`), ...more],
+      ],
+      { timeoutMs: 120_000 },
     );
-  }
-
-  async function copyChanges(source: LiveMigration, old: HostNamespace, next: HostNamespace): Promise<void> {
-    const { header, runs } = await source.changedBlocks(1);
-    await copy(old, next, runs);
-    await source.acknowledgeChanges(1, header);
-  }
-
-  async function copy(
-    old: HostNamespace,
-    next: HostNamespace,
-    runs: readonly { slba: number; blockCount: number }[],
-  ): Promise<void> {
-    const blocksMax = MIB / 8 / old.blockSize;
-    for (const { slba, blockCount } of runs) {
-      for (let at = 0; at < blockCount; at += blocksMax) {
-        const count = Math.min(blocksMax, blockCount - at);
-        await next.write(slba + at, await old.read(slba + at, count));
-      }
-    }
+    expect(code, `${stdout}${stderr}`).to.equal(0);
+    const report = JSON.parse(stdout.toString().trim().split('\n').at(-1)!) as MoveReport;
+    expect(report).to.include({ outcome: 'moved' });
+    return Math.round(report.blackoutMs!);
   }
 });
 
