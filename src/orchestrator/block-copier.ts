@@ -187,7 +187,7 @@ function joined(found: readonly Piece[]): Piece[] {
   return result;
 }
 
-function isZero(data: Uint8Array, start: number, end: number): boolean {
+export function isZero(data: Uint8Array, start: number, end: number): boolean {
   const whole = start + (((end - start) >>> 3) << 3);
   const view = new BigUint64Array(data.buffer, data.byteOffset + start, (whole - start) >>> 3);
   if (view.some((word) => word !== 0n)) return false;

@@ -1,4 +1,5 @@
 /** Looks at both ends before anything is touched: what will move, and what stands against it. */
+import { isZero } from './block-copier.ts';
 import type { EndNamespace, FenceState } from './end.ts';
 import { dirtyRateOf, forecast, readRateOf } from './forecast.ts';
 import type { MoveOptions } from './move-options.ts';
@@ -9,6 +10,8 @@ import type { SourceVolume } from './volume.ts';
 const ANSWERS_NAMESPACES = 5;
 const ANSWERS_CONTROLLER = 14;
 const SWITCH_MS_MIN = 5;
+/** Read of a destination that is said to be empty, before it is closed. */
+const PLAN_LOOK_BYTES = 64 << 20;
 
 interface Pair {
   readonly nsid: number;
@@ -191,7 +194,8 @@ class Planner {
     for await (const { blockCount } of source.source.allocated(signal)) {
       this.#allocatedBytes += blockCount * source.identity.blockSize;
     }
-    if (await hasData(destination, signal)) {
+    // all of it is looked at once it is closed
+    if (await hasData(destination, signal, PLAN_LOOK_BYTES)) {
       const what = `Namespace ${nsid} at ${end.name} holds data`;
       if (this.#spec.overwrite === true) this.#warn('overwrite', `${what}: it will be overwritten`);
       else this.#refuse('overwrite', `${what}: empty it, or say that it may be overwritten`);
@@ -265,8 +269,32 @@ class Planner {
   }
 }
 
-export async function hasData(namespace: EndNamespace, signal: AbortSignal | undefined): Promise<boolean> {
-  for await (const run of namespace.source.allocated(signal)) if (run.blockCount > 0) return true;
+/** Of one read. */
+const LOOK_BYTES = 1 << 20;
+
+/**
+ * Something that does not read zero. An end that cannot tell what is allocated says that all is, so it is read, up to the first byte that is not zero.
+ * @param lookBytesMax read at most that much; what is behind it counts as zero
+ */
+export async function hasData(
+  namespace: EndNamespace,
+  signal: AbortSignal | undefined,
+  lookBytesMax: number = Number.POSITIVE_INFINITY,
+): Promise<boolean> {
+  const { source } = namespace;
+  const blocks = Math.max(1, Math.floor(LOOK_BYTES / source.blockSize));
+  const buffer = new Uint8Array(new ArrayBuffer(blocks * source.blockSize));
+  let looked = 0;
+  for await (const run of source.allocated(signal)) {
+    for (let done = 0; done < run.blockCount; done += blocks) {
+      if (looked >= lookBytesMax) return false;
+      signal?.throwIfAborted();
+      const data = buffer.subarray(0, Math.min(blocks, run.blockCount - done) * source.blockSize);
+      await source.readInto(run.slba + done, data);
+      if (!isZero(data, 0, data.length)) return true;
+      looked += data.length;
+    }
+  }
   return false;
 }
 
