@@ -79,6 +79,8 @@ describe('a controller moves under a running Linux guest', function () {
       functions: [{ vfioUser: socket, cntlid: CNTLID }],
       ports: [{ portId: 1, service }],
       discovery: 'off',
+      // who was opened stays so over a restart
+      stateDirectory: join(folder, `state-${name}`),
     };
     const end = { dpu: await TargetProcess.start(() => config, 'dpu'), socket, service };
     ends.push(end);
