@@ -19,7 +19,7 @@ export interface PassthroughResult {
   readonly same: boolean[];
   /** Status beyond the end. */
   readonly refused: number;
-  /** Model number, read in pieces by Identify Controller. */
+  /** Model number, by Identify Controller. */
   readonly model: string;
 }
 
