@@ -33,6 +33,11 @@ export interface MoveOptions {
   /** For a move that begins; a journal that has one knows its own. */
   readonly spec?: MoveSpec | undefined;
   readonly tuning?: MoveTuning | undefined;
+  /**
+   * A random number below 2^15: two moves of the same namespaces that know nothing of each other (on two machines) get different epochs by it, and the
+   * fences let only the newer one go on.
+   */
+  readonly salt?: number | undefined;
   /** Into the journal's first entry: how another process finds the ends again. JSON. */
   readonly context?: unknown;
   /** Before the commit it rolls back; afterwards it has no meaning. */

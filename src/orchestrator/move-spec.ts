@@ -62,6 +62,8 @@ export interface PlannedNamespace {
   readonly destinationWasOpen: boolean;
   /** The source's fence outlives its process. */
   readonly sourceIsDurable: boolean;
+  /** Epochs of the fences then, decimal. */
+  readonly found: { readonly source: string; readonly destination: string };
   /** Base64 of what reservations it had at the destination. */
   readonly destinationReservations?: string | undefined;
 }

@@ -120,6 +120,7 @@ export class Move {
       if (signal?.aborted === true) throw new MoveError('NVMEOF_ERR_ABORTED', messageOf(signal.reason), 'as-before');
       for (const { message } of plan.warnings) this.#report.warnings.push(message);
       const work = this.#begin(plan.record, plan.switchMs);
+      await this.#asPlanned(work);
       await journal.note({ step: PLAN_ENTRY, state: 'done', detail: plan.record });
       try {
         for (const step of stepsOf(BEFORE_COMMIT, plan.record)) {
@@ -245,6 +246,27 @@ export class Move {
       }
       this.#stillClosed(work, planned, fence);
     });
+  }
+
+  /** An operator may look at a plan for long: who has moved something meanwhile would see it overwritten. Nothing was touched yet. */
+  async #asPlanned(work: MoveWork): Promise<void> {
+    try {
+      await all([...(await work.pairs())], async ({ planned, source, destination }) => {
+        const [ours, theirs] = await Promise.all([source.fence(), destination.fence()]);
+        const isSame =
+          ours?.isOpen === true &&
+          (theirs?.isOpen === true) === planned.destinationWasOpen &&
+          String(ours.epoch) === planned.found.source &&
+          String(theirs?.epoch ?? 0n) === planned.found.destination;
+        if (isSame) return;
+        const message = `The fence of namespace ${planned.nsid} has changed since the plan: another move has begun; plan again when it is over`;
+        throw new MoveError('NVMEOF_ERR_MOVE_SUPERSEDED', message, 'as-before');
+      });
+    } catch (cause) {
+      if (cause instanceof MoveError) throw cause;
+      const message = `An end could not be looked at again: ${messageOf(cause)}; nothing was touched`;
+      throw new MoveError('NVMEOF_ERR_MOVE_FAILED', message, 'as-before', { cause });
+    }
   }
 
   #stillClosed(work: MoveWork, { nsid }: PlannedNamespace, fence: FenceState | undefined): void {

@@ -10,6 +10,8 @@ import type { SourceVolume } from './volume.ts';
 const ANSWERS_NAMESPACES = 5;
 const ANSWERS_CONTROLLER = 14;
 const SWITCH_MS_MIN = 5;
+/** A move has its epoch, and the next for its rollback. */
+const EPOCH_STEP = 2n;
 /** Read of a destination that is said to be empty, before it is closed. */
 const PLAN_LOOK_BYTES = 64 << 20;
 
@@ -134,12 +136,13 @@ class Planner {
         blockCount,
         destinationWasOpen: theirs?.isOpen === true,
         sourceIsDurable: ours?.isDurable === true,
+        found: { source: String(ours?.epoch ?? 0n), destination: String(theirs?.epoch ?? 0n) },
         ...(reservations === undefined
           ? {}
           : { destinationReservations: Buffer.from(reservations).toString('base64') }),
       });
     }
-    return { namespaces, epoch };
+    return { namespaces, epoch: epoch + EPOCH_STEP * BigInt(this.#options.salt ?? 0) };
   }
 
   #sameIdentity({ nsid, source, destination }: Pair): void {

@@ -1,4 +1,5 @@
 /** A new move: plan, steps, report. */
+import { randomInt } from 'node:crypto';
 import { parseNvmeUri } from '../../initiator/uri.ts';
 import { Journal } from '../../orchestrator/journal.ts';
 import { Move } from '../../orchestrator/move.ts';
@@ -19,6 +20,7 @@ import { reportText } from './report-text.ts';
 import { Teller } from './say.ts';
 
 const OBSERVE_MS = 1000;
+const SALT_MAX = 2 ** 15;
 
 export async function runMove(source: string, destination: string, flags: MigrateFlags): Promise<void> {
   const teller = new Teller(flags.output);
@@ -104,6 +106,7 @@ async function moveWith(options: Options, flags: MigrateFlags, teller: Teller, p
     const move = new Move({
       ...options,
       journal,
+      salt: randomInt(SALT_MAX),
       tuning: tuningOf(flags),
       onEvent: teller.event,
       ...(flags.whenStuck === 'ask' && flags.throttle !== true ? { onStuck: askWhatToDo(teller) } : {}),

@@ -285,6 +285,41 @@ describe('Move', () => {
       });
     });
   }
+
+  it('a plan that another move has overtaken is not carried out', async () => {
+    const scene = new Scene('copied', seed);
+    const late = new Move({ ...scene.options(), journal: new ModelJournal() });
+    await late.plan();
+    await scene.move().run();
+    const outcome = await caught(late.run());
+    expect(outcome)
+      .to.be.instanceOf(MoveError)
+      .and.to.include({ code: 'NVMEOF_ERR_MOVE_SUPERSEDED', outcome: 'as-before' });
+    scene.expectMoved('by the other');
+    expect(late.report.steps, 'nothing was touched').to.deep.equal([]);
+  });
+
+  it('two moves that know nothing of each other: different epochs, one goes on at most, and nothing is lost', async () => {
+    for (let round = 0; round < 40; round++) {
+      const scene = new Scene('shared', seed + round);
+      const moves = [2 * round, 2 * round + 1].map(
+        (salt) => new Move({ ...scene.options(), journal: new ModelJournal(), salt }),
+      );
+      const plans = await Promise.all(moves.map((move) => move.plan()));
+      expect(plans[0]!.record.epoch).to.not.equal(plans[1]!.record.epoch);
+      const outcomes = await Promise.all(moves.map((move) => caught(move.run())));
+      const moved = outcomes.filter((outcome) => !(outcome instanceof MoveError));
+      const what = `round ${round}: ${outcomes.map((outcome) => (outcome as MoveError).code ?? 'moved').join(', ')}`;
+      expect(moved.length, what).to.be.at.most(1);
+      expect(scene.world.violations, what).to.deep.equal([]);
+      const open = [scene.a, scene.b].filter((target) => target.namespaces.get(1)!.isOpen);
+      expect(open.length, `${what}: open at ${open.map(({ name }) => name).join(' and ')}`).to.be.at.most(1);
+      for (const [place, value] of scene.acknowledged) {
+        const slba = Number(place.split('/')[1]);
+        expect(scene.b.namespaces.get(1)!.storage.bytes[slba * MODEL_BLOCK], `${what}: ${place}`).to.equal(value);
+      }
+    }
+  });
 });
 
 /** Whoever managed is gone: what its connection kept is gone as well. */
