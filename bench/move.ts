@@ -1,16 +1,26 @@
 /**
  * Moves of a namespace between two `nvmeferry target` on loopback, under a host that writes at a given rate: how long it takes, how long the host waits,
- * what is copied. And how fast the copying is, beside plain loops of the same initiator in the same run.
+ * what is copied. How fast the copying is, beside plain loops of the same initiator in the same run. And what the host notices of the copying, by its
+ * rate limit.
  *
- *     node dist-test/bench/move.js [--rounds 3] [--sizes 64,256] [--rates 0,20,80] [--only moves|copy] [--plot FILE.svg]
+ *     node dist-test/bench/move.js [--rounds 3] [--sizes 64,256] [--rates 0,20,80] [--only moves|copy|latency] [--plot FILE.svg]
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { HostController, MultipathSubsystem, parseNvmeUri } from '../src/initiator.ts';
-import { bytesOf, FabricEnd, Journal, Move, type MoveReport } from '../src/migration.ts';
+import {
+  bytesOf,
+  FabricEnd,
+  Journal,
+  Move,
+  type MoveEvent,
+  type MoveReport,
+  type MoveTuning,
+} from '../src/migration.ts';
 import { systemClock } from '../src/util/clock.ts';
+import { Histogram } from './lib/histogram.ts';
 import { LOAD_CORE, pinSelf } from './lib/machine.ts';
 import { linePlot } from './lib/plot.ts';
 import { ProductTarget } from './lib/product.ts';
@@ -98,6 +108,8 @@ class Writer {
   #isOver = false;
   #done: Promise<void> | undefined;
   longestMs = 0;
+  /** Of each write, while it is set. */
+  latencies: Histogram | undefined;
 
   constructor(subsystem: MultipathSubsystem, mib: number, mibPerSecond: number) {
     this.#subsystem = subsystem;
@@ -123,7 +135,9 @@ class Writer {
         owed -= BLOCK_BYTES;
         seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) | 0;
         await namespace.write((seed >>> 0) % this.#blocks, data);
-        this.longestMs = Math.max(this.longestMs, performance.now() - nowMs);
+        const tookMs = performance.now() - nowMs;
+        this.longestMs = Math.max(this.longestMs, tookMs);
+        this.latencies?.record(Histogram.units(tookMs));
       }
     };
     this.#done = Promise.all(Array.from({ length: 8 }, lane)).then(() => {});
@@ -135,23 +149,17 @@ class Writer {
   }
 }
 
-async function move({ a, b }: Pair): Promise<MoveReport> {
+async function move({ a, b }: Pair, more: MoveTuning = {}, onEvent?: (event: MoveEvent) => void): Promise<MoveReport> {
   const [source, destination] = await Promise.all(
     [a, b].map((target) => FabricEnd.connect({ ...addressOf(target), hostnqn: MANAGER })),
   );
   const path = join(folder, `journal-${performance.now()}`);
   const journal = await Journal.open(path);
   try {
-    const tuning = { blackoutBudgetMs: 300, whenStuck: 'cut', chunkBytes: CHUNK_BYTES } as const;
+    const tuning = { blackoutBudgetMs: 300, whenStuck: 'cut', chunkBytes: CHUNK_BYTES, ...more } as const;
     const spec = { kind: 'namespaces' } as const;
-    return await new Move({
-      source: source!,
-      destination: destination!,
-      journal,
-      clock: systemClock,
-      spec,
-      tuning,
-    }).run();
+    const ends = { source: source!, destination: destination! };
+    return await new Move({ ...ends, journal, clock: systemClock, spec, tuning, onEvent }).run();
   } finally {
     await Promise.all([source!.close(), destination!.close(), journal.close()]);
   }
@@ -288,10 +296,57 @@ async function copies(): Promise<void> {
   );
 }
 
+/** MiB/s that the copying may take; undefined: no limit. */
+const LIMITS: readonly (number | undefined)[] = [undefined, 200, 50, 10];
+
+/** A host writes 20 MiB/s: each write before, and while the first copy runs. */
+async function latency(): Promise<void> {
+  const quiet = new Histogram();
+  const copying = LIMITS.map(() => new Histogram());
+  const mib = SIZES[0]!;
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [i, limit] of LIMITS.entries()) {
+      await whilePaired(async (pair) => {
+        await fill(pair, mib);
+        const host = await MultipathSubsystem.connect({ paths: [addressOf(pair.a), addressOf(pair.b)] });
+        const writer = new Writer(host, mib, 20);
+        await writer.start();
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        writer.latencies = quiet;
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+        writer.latencies = undefined;
+        await move(pair, { bytesPerSecond: limit === undefined ? undefined : limit * MIB, roundsMax: 1 }, (event) => {
+          if (event.event !== 'step' || event.step !== 'pre-copy') return;
+          writer.latencies = event.state === 'begun' ? copying[i] : undefined;
+        });
+        await writer.end();
+        await host.close();
+      });
+    }
+  }
+  const row = (name: string, histogram: Histogram): string[] => [
+    name,
+    short(histogram.percentileUs(0.5)),
+    short(histogram.percentileUs(0.99)),
+    short(histogram.percentileUs(0.999)),
+  ];
+  console.log(`\nWrites of 4 KiB, 20 MiB/s, while ${mib} MiB are copied: us, all of ${ROUNDS} rounds\n`);
+  console.log(
+    table(
+      ['copying', 'p50', 'p99', 'p99.9'],
+      ['left', 'right', 'right', 'right'],
+      [
+        row('none', quiet),
+        ...LIMITS.map((limit, i) => row(limit === undefined ? 'no limit' : `${limit} MiB/s`, copying[i]!)),
+      ],
+    ),
+  );
+}
+
 pinSelf(LOAD_CORE);
 try {
-  if (values.only !== 'copy') await moves();
-  if (values.only !== 'moves') await copies();
+  const parts = { moves, copy: copies, latency };
+  for (const [name, run] of Object.entries(parts)) if (values.only === '' || values.only === name) await run();
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
