@@ -23,7 +23,7 @@ const parts: Readonly<Record<string, () => Promise<Register>>> = {
 
 function emptyProgram(): Command {
   return new Command('nvmeferry')
-    .description('NVMe-oF/TCP target and initiator')
+    .description('NVMe-oF/TCP target and initiator, and moves of what they serve from fabric to fabric')
     .version(version)
     .exitOverride()
     .showHelpAfterError('(--help shows what there is)');
