@@ -3,18 +3,15 @@
  * is left is resumed or aborted, and the end is always one of two: moved, or as before; the host sees no error, and all that it was told is written is
  * there.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { expect } from 'chai';
 import { HostController } from '../../src/initiator/controller.ts';
 import { LiveMigration } from '../../src/initiator/live-migration.ts';
 import type { MultipathSubsystem } from '../../src/initiator/multipath/multipath-subsystem.ts';
 import type { HostNamespace } from '../../src/initiator/namespace.ts';
-import { MAIN } from '../support/cli.ts';
 import { FaultProxy } from '../support/fault-proxy.ts';
+import { type MigrateEvent, MigrateProcess } from '../support/migrate-process.ts';
 import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
 
 type Side = 'a' | 'b';
@@ -26,42 +23,6 @@ const SIZE_MIB = 16;
 /** Slow enough that a fault meets the copying. */
 const RATE = '32m';
 const OK = 0;
-
-interface MigrateEvent {
-  readonly event: string;
-  readonly step?: string;
-  readonly state?: string;
-  readonly outcome?: string;
-}
-
-/** `nvmeferry migrate`, and what it says. */
-class Migrate {
-  readonly child: ChildProcess;
-  readonly #onEvent: (event: MigrateEvent) => void;
-  readonly ended: Promise<number | null>;
-  stderr = '';
-  outcome: string | undefined;
-
-  constructor(args: readonly string[], onEvent: (event: MigrateEvent) => void = () => {}) {
-    this.#onEvent = onEvent;
-    this.child = spawn(process.execPath, [MAIN, 'migrate', '--output', 'json', ...args], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
-      this.stderr += text;
-    });
-    createInterface({ input: this.child.stdout! }).on('line', (line) => {
-      const event = JSON.parse(line) as MigrateEvent;
-      if (event.event === 'report') this.outcome = event.outcome;
-      this.#onEvent(event);
-    });
-    this.ended = once(this.child, 'close').then(([code]) => code as number | null);
-  }
-
-  kill(): void {
-    this.child.kill('SIGKILL');
-  }
-}
 
 /** Writes blocks whose number grows, as fast as it is answered, and knows which was acknowledged last. */
 class Writer {
@@ -163,16 +124,22 @@ describe('nvmeferry migrate, and everything that can go wrong', function () {
     }
   }
 
-  function begin(onEvent: (event: MigrateEvent) => void): Migrate {
+  function begin(onEvent: (event: MigrateEvent) => void): MigrateProcess {
     const args = ['--overwrite', '--blackout', '20000', '--rate', RATE, '--announce', 'off', '--patience', '5'];
-    return new Migrate([uri(at), uri(OTHER[at]), ...args, '--journal', journal()], onEvent);
+    return new MigrateProcess([uri(at), uri(OTHER[at]), ...args, '--journal', journal()], { onEvent });
   }
 
   /** The operator goes on until nothing is left to do. */
   async function settle(code: number | null, verb: '--resume' | '--abort'): Promise<void> {
     let last = code;
     for (let attempt = 0; last !== OK && attempt < 6; attempt++) {
-      const { ended } = new Migrate([attempt === 0 ? verb : '--resume', '--journal', journal(), '--patience', '5']);
+      const { ended } = new MigrateProcess([
+        attempt === 0 ? verb : '--resume',
+        '--journal',
+        journal(),
+        '--patience',
+        '5',
+      ]);
       last = await ended;
     }
     expect(last, 'something is left to do').to.equal(OK);
@@ -212,7 +179,7 @@ describe('nvmeferry migrate, and everything that can go wrong', function () {
     const verb = i % 2 === 0 ? '--resume' : '--abort';
     it(`kill -9 of the orchestrator at ${step}, then ${verb}`, async () => {
       const from = at;
-      const migrate = begin(when(step, step === 'commit' ? 'done' : 'begun', () => migrate.kill()));
+      const migrate = begin(when(step, step === 'commit' ? 'done' : 'begun', () => migrate.signal('SIGKILL')));
       const code = await migrate.ended;
       await settle(code, verb);
       // an abort after the commit is refused, and resume then ends it
