@@ -9,6 +9,8 @@ import type { RateLimit } from './rate-limit.ts';
 import type { BlockRun, DestinationVolume, SourceVolume } from './volume.ts';
 
 const CHUNK_BYTES_DEFAULT = 1 << 20;
+/** Smaller ones would cost more than they are worth. */
+const CHUNK_BYTES_MIN = 64 << 10;
 const IN_FLIGHT_BYTES_DEFAULT = 16 << 20;
 /** Zeroes shorter than this inside data are written as data: a hole costs a command. */
 const HOLE_BYTES_MIN = 64 << 10;
@@ -17,7 +19,7 @@ export interface BlockCopierOptions {
   readonly source: SourceVolume;
   readonly destination: DestinationVolume;
   readonly rate: RateLimit;
-  /** Of one read and one write; rounded down to whole blocks. Default 1 MiB. */
+  /** Of one read and one write; rounded down to whole blocks. Default 1 MiB, less if the rate is so low that this is longer than a burst. */
   readonly chunkBytes?: number;
   /** Bytes read and not yet written, at most: the memory it takes. Default 16 MiB. */
   readonly inFlightBytes?: number;
@@ -57,7 +59,9 @@ export class BlockCopier {
     this.#source = source;
     this.#destination = destination;
     this.#rate = options.rate;
-    const chunkBytes = options.chunkBytes ?? CHUNK_BYTES_DEFAULT;
+    // a longer one than a burst would go at once: a short round would look fast, and the pause be forecast short
+    const chunkBytes =
+      options.chunkBytes ?? Math.min(CHUNK_BYTES_DEFAULT, Math.max(CHUNK_BYTES_MIN, options.rate.burstBytes));
     this.#chunkBlocks = Math.max(1, Math.floor(chunkBytes / source.blockSize));
     const bytes = this.#chunkBlocks * source.blockSize;
     const count = Math.max(1, Math.floor((options.inFlightBytes ?? IN_FLIGHT_BYTES_DEFAULT) / bytes));

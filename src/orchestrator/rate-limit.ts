@@ -37,18 +37,19 @@ export class RateLimit {
     }
     this.#earn();
     this.#bytesPerMs = bytesPerSecond / 1000;
-    this.#credit = Math.min(this.#credit, this.#burst);
+    this.#credit = Math.min(this.#credit, this.burstBytes);
     this.#serve();
   }
 
-  get #burst(): number {
+  /** What goes at once after a while without any. */
+  get burstBytes(): number {
     return this.#bytesPerMs * BURST_MS;
   }
 
   #earn(): void {
     const nowMs = this.#clock.nowMs();
     if (this.#bytesPerMs !== Number.POSITIVE_INFINITY) {
-      this.#credit = Math.min(this.#burst, this.#credit + (nowMs - this.#atMs) * this.#bytesPerMs);
+      this.#credit = Math.min(this.burstBytes, this.#credit + (nowMs - this.#atMs) * this.#bytesPerMs);
     }
     this.#atMs = nowMs;
   }

@@ -197,6 +197,28 @@ describe('PreCopy', () => {
     expect(move.source.tracking).to.equal(true);
   });
 
+  it('a low rate is kept from the first byte on: no chunk is longer than a burst', async () => {
+    const random = new Random(8);
+    const clock = new ManualClock();
+    const rate = new RateLimit(clock, 1 << 20);
+    const source = new ModelSource(4096, random);
+    const destination = new ModelDestination(4096, random);
+    const bytes = source.blockCount * source.blockSize;
+    let isDone = false;
+    const copier = new BlockCopier({ source, destination, rate });
+    const copied = copier.copy([{ slba: 0, blockCount: source.blockCount }]).then(() => {
+      isDone = true;
+    });
+    for (let ms = 0; !isDone; ms += 10) {
+      expect(copier.counters.read, `after ${ms} ms`).to.be.at.most(rate.burstBytes + (ms / 1000) * rate.bytesPerSecond);
+      clock.advance(10);
+      for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+    }
+    await copied;
+    expect(copier.counters.read).to.equal(bytes);
+    expect(Buffer.compare(destination.bytes, source.bytes)).to.equal(0);
+  });
+
   it('refuses a destination of another geometry before it copies anything', () => {
     const random = new Random(7);
     const source = new ModelSource(8, random);
