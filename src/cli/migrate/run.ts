@@ -10,7 +10,7 @@ import { moveStatus } from '../../orchestrator/move-status.ts';
 import { systemClock } from '../../util/clock.ts';
 import { ConfigError } from '../../util/error.ts';
 import { askWhatToDo } from './ask.ts';
-import { connectEnds, contextOf, type Ends, peerOf } from './ends.ts';
+import { connectEnds, contextOf, type Ends, type MoveContext, peerOf } from './ends.ts';
 import type { MigrateFlags } from './flags.ts';
 import { interruptible } from './interrupt.ts';
 import { defaultJournal } from './journal-path.ts';
@@ -28,7 +28,7 @@ export async function runMove(source: string, destination: string, flags: Migrat
     teller.line('interrupted: before the commit it is undone, after it finished', { event: 'interrupted' });
   await interruptible(onFirst, async (signal) => {
     const context = contextOf(source, destination, flags);
-    const ends = await connectEnds(context, signal);
+    const ends = await connected(context, signal);
     try {
       const spec = await specOf(ends, destination, flags);
       const options = { ...ends, spec, context, signal, clock: systemClock };
@@ -38,6 +38,16 @@ export async function runMove(source: string, destination: string, flags: Migrat
       await ends.close();
     }
   });
+}
+
+async function connected(context: MoveContext, signal: AbortSignal): Promise<Ends> {
+  try {
+    return await connectEnds(context, signal);
+  } catch (cause) {
+    if (!signal.aborted) throw cause;
+    const message = 'migrate: Interrupted before both ends were there; nothing was touched';
+    throw new MoveError('NVMEOF_ERR_ABORTED', message, 'as-before', { cause });
+  }
 }
 
 type Options = Omit<MoveOptions, 'journal' | 'tuning' | 'onEvent'>;
