@@ -17,7 +17,7 @@ constexpr uint32_t kBuffers = 256;
 constexpr uint32_t kIovMax = 1024;
 
 /// Words of the state area: what JavaScript may read at any time.
-enum State { kUnsubmitted = 0, kInFlight = 1, kEnters = 2, kWakeUps = 3, kPoolJobs = 4, kStateWords = 8 };
+enum State { kUnsubmitted = 0, kInFlight = 1, kEnters = 2, kWakeUps = 3, kPoolJobs = 4, kInlineJobs = 5, kStateWords = 8 };
 
 }  // namespace
 
@@ -36,7 +36,7 @@ EngineCore::EngineCore(Napi::Env env, Engine* owner, const Options& options)
   stateRef = Napi::Persistent(area);
   jobs_.resize(options.depth);
   busy_.resize(options.depth);
-  failed_.reserve(options.depth);
+  atOnce_.reserve(options.depth);
   buffers_.resize(kBuffers);
 }
 
@@ -129,10 +129,16 @@ int EngineCore::Locate(Job& job, napi_value pinned) {
   return 0;
 }
 
-void EngineCore::Fail(const Job& job, int error) { failed_.push_back({job.entry.slot, -error, 0, 0}); }
+void EngineCore::Fail(const Job& job, int error) { atOnce_.push_back({job.entry.slot, -error, 0, 0}); }
 
 void EngineCore::Start(Job& job) {
   const Op op = static_cast<Op>(job.entry.op);
+  if ((job.entry.flags & kInline) != 0) {
+    state_[kInlineJobs]++;
+    Perform(job);
+    atOnce_.push_back(job.completion);
+    return;
+  }
   Ring* ring = nullptr;
   if (op == Op::NvmeIo || op == Op::NvmeAdmin) {
     if ((job.entry.flags & kPool) == 0 && hasWideRing()) ring = wide_.get();
@@ -183,13 +189,13 @@ void EngineCore::EnterRing(Ring& ring) {
   const int error = ring.Enter();
   if (error == 0 || error == -EAGAIN || error == -EBUSY || error == -ENOMEM) return;
   // the ring is not usable any more: say so for what it did not take
-  ring.Abandon([this, error](uint32_t slot) { failed_.push_back({slot, error, 0, 0}); });
+  ring.Abandon([this, error](uint32_t slot) { atOnce_.push_back({slot, error, 0, 0}); });
 }
 
 uint32_t EngineCore::Drain() {
   uint32_t count = 0;
-  for (const Completion& failed : failed_) completions_[count++] = failed;
-  failed_.clear();
+  for (const Completion& completion : atOnce_) completions_[count++] = completion;
+  atOnce_.clear();
   const uint32_t depth = options_.depth;
   if (ring_ != nullptr) count += ring_->Reap(completions_ + count, depth - count);
   if (wide_ != nullptr) count += wide_->Reap(completions_ + count, depth - count);

@@ -90,7 +90,8 @@ class EngineCore : public LoopPoll {
   std::unique_ptr<Pool> pool_;
   std::vector<Job> jobs_;
   std::vector<uint8_t> busy_;
-  std::vector<Completion> failed_;
+  /// What completed before the kernel was asked: failed, or done by the caller.
+  std::vector<Completion> atOnce_;
   bool filesRegistered_ = false;
   bool buffersRegistered_ = false;
   struct RegisteredBuffer {

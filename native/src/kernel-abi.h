@@ -77,6 +77,7 @@ constexpr uint32_t kFeatSubmitStable = 1u << 2;
 
 constexpr uint32_t kEnterGetEvents = 1u << 0;
 constexpr uint32_t kSqCqOverflow = 1u << 1;
+constexpr uint32_t kCqEventfdDisabled = 1u << 0;
 
 constexpr int64_t kOffSqRing = 0;
 constexpr int64_t kOffSqes = 0x10000000;

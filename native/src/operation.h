@@ -50,7 +50,8 @@ static_assert(sizeof(Entry) == 128);
 
 constexpr uint32_t kFixedFile = 1u << 0;
 constexpr uint32_t kFixedBuffer = 1u << 1;
-constexpr uint32_t kPool = 1u << 2;  // by a thread, whatever the engine is
+constexpr uint32_t kPool = 1u << 2;    // by a thread, whatever the engine is
+constexpr uint32_t kInline = 1u << 3;  // by the caller at once: it only moves memory
 
 /// What comes back: 4 words each.
 struct Completion {

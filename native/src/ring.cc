@@ -56,6 +56,8 @@ std::unique_ptr<Ring> Ring::Make(uint32_t entries, bool wide, int eventFd, int* 
   }
   int result = ring->Map(params);
   if (result == 0) result = Register(ring->fd_, kRegisterEventfd, &eventFd, 1);
+  // older kernels look at the flag without a barrier behind their completion (and those before 5.8 have none)
+  if ((params.flags & kSetupSingleIssuer) == 0) ring->cqFlags_ = nullptr;
   if (result < 0) {
     *error = -result;
     return nullptr;
@@ -85,6 +87,7 @@ int Ring::Map(const UringParams& params) {
   sqArray_ = word(params.sq_off.array);
   cqHead_ = word(params.cq_off.head);
   cqTail_ = word(params.cq_off.tail);
+  if (params.cq_off.flags != 0) cqFlags_ = word(params.cq_off.flags);
   cqMask_ = *word(params.cq_off.ring_mask);
   cqes_ = base + params.cq_off.cqes;
   return 0;
@@ -201,6 +204,17 @@ bool Ring::Queue(const Job& job, bool filesRegistered) {
 }
 
 int Ring::Enter() {
+  if (cqFlags_ == nullptr) return Submit();
+  // what the page cache has completes in this very call, and is taken right after it: an eventfd written for it would be a turn of the loop for nothing
+  __atomic_store_n(cqFlags_, kCqEventfdDisabled, __ATOMIC_RELAXED);
+  const int result = Submit();
+  __atomic_store_n(cqFlags_, 0u, __ATOMIC_RELAXED);
+  // either the kernel's threads see the flag gone, or the next Reap sees their completion
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return result;
+}
+
+int Ring::Submit() {
   while (unsubmitted_ > 0) {
     const long taken = syscall(__NR_io_uring_enter, fd_, unsubmitted_, 0, 0, nullptr, 0);
     if (taken < 0) {

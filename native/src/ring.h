@@ -26,7 +26,7 @@ class Ring {
 
   /// Queues `job`, which stays where it is until it completes. False if there is no room.
   bool Queue(const Job& job, bool filesRegistered);
-  /// Gives the kernel what is queued. @returns 0 or -errno (-EAGAIN, -EBUSY: try again later)
+  /// Gives the kernel what is queued. What completes meanwhile wakes nobody: reap afterwards. @returns 0 or -errno (-EAGAIN, -EBUSY: try again later)
   int Enter();
   /// Drops what the kernel did not take, naming each slot.
   template <typename Each>
@@ -51,6 +51,7 @@ class Ring {
  private:
   Ring() = default;
   int Map(const abi::UringParams& params);
+  int Submit();
   abi::Sqe* NextSqe();
   void Probe();
 
@@ -71,6 +72,8 @@ class Ring {
   uint32_t* sqFlags_ = nullptr;
   uint32_t* cqHead_ = nullptr;
   uint32_t* cqTail_ = nullptr;
+  /// Null where wake-ups cannot be held back without losing one.
+  uint32_t* cqFlags_ = nullptr;
   uint8_t* cqes_ = nullptr;
   uint64_t supported_ = 0;
 };

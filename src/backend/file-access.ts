@@ -15,6 +15,8 @@ import { nextAllocatedOf } from './next-allocated.ts';
 
 /** Calls in flight of a file past the page cache: one slab each. */
 const DIRECT_IN_FLIGHT_MAX = 64;
+/** File system type of a tmpfs, statfs(2). */
+const TMPFS_MAGIC = 0x0102_1994;
 
 export interface FileAccessOptions {
   readonly path: string;
@@ -56,6 +58,8 @@ export async function openFileAccess(fd: number, options: FileAccessOptions, dep
         memory = MappedMemory.map({ lengthBytes: DIRECT_IN_FLIGHT_MAX * SLAB_BYTES });
         startDirect(fd, options, memory);
         direct = new DirectFileCalls(lease.engine, memory, options.blockSize);
+      } else if (inMemory(options)) {
+        lease.engine.performInline(fd);
       }
       calls = direct ?? new EngineFileCalls(lease.engine);
     }
@@ -73,6 +77,11 @@ export async function openFileAccess(fd: number, options: FileAccessOptions, dep
     await release();
     throw error;
   }
+}
+
+/** On a tmpfs. What was swapped out comes back while the event loop waits, as with backend `memory`. */
+function inMemory({ path, device }: FileAccessOptions): boolean {
+  return !device && fs.statfsSync(path).type === TMPFS_MAGIC;
 }
 
 function punchOf(

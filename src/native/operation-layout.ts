@@ -39,12 +39,13 @@ export const EntryWord = {
   TimeoutMs: 26,
 } as const;
 
-export const EntryFlag = { FixedFile: 1, FixedBuffer: 2, Pool: 4 } as const;
+/** `Pool`: by a thread. `Inline`: by the caller, within `submit`. */
+export const EntryFlag = { FixedFile: 1, FixedBuffer: 2, Pool: 4, Inline: 8 } as const;
 
 export const CompletionWord = { Slot: 0, Result: 1, Result0: 2, Result1: 3 } as const;
 
 /** Words of the engine's state area. */
-export const EngineState = { Unsubmitted: 0, InFlight: 1, Enters: 2, WakeUps: 3, PoolJobs: 4 } as const;
+export const EngineState = { Unsubmitted: 0, InFlight: 1, Enters: 2, WakeUps: 3, PoolJobs: 4, InlineJobs: 5 } as const;
 
 /** Flags of pwritev2(2). */
 export const RWF_DSYNC = 2;
