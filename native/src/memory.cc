@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,6 +23,9 @@
 
 namespace nvmeferry {
 namespace {
+
+/// f_type of statfs(2).
+constexpr uint32_t kHugetlbfsMagic = 0x958458f6;
 
 enum MapFlag : uint32_t { kReadOnly = 1, kHugePages = 2, kPopulate = 4 };
 
@@ -55,6 +59,7 @@ Napi::Value MapMemory(const Napi::CallbackInfo& info) {
   const uint32_t flags = info[3].ToNumber().Uint32Value();
   if (length <= 0 || offset < 0) return Result(env, -EINVAL);
   int how = 0;
+  int64_t mapped = length;
   if (fd < 0) {
     how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   } else {
@@ -64,27 +69,34 @@ Napi::Value MapMemory(const Napi::CallbackInfo& info) {
     if (S_ISREG(found.st_mode) && (offset > found.st_size || length > found.st_size - offset)) {
       return Result(env, -ENXIO);
     }
+    // a huge page is mapped as a whole, and only as a whole unmapped
+    struct statfs system;
+    if (fstatfs(fd, &system) == 0 && static_cast<uint32_t>(system.f_type) == kHugetlbfsMagic && system.f_bsize > 0) {
+      const int64_t page = static_cast<int64_t>(system.f_bsize);
+      mapped = (length + page - 1) / page * page;
+    }
     // what is read-only is still mapped writable, as a private copy: a stray store then harms nobody, and does not kill the process
     how = (flags & kReadOnly) != 0 ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
   }
   if ((flags & kPopulate) != 0) how |= MAP_POPULATE;
   const size_t bytes = static_cast<size_t>(length);
   // V8 allows an address range one backing store only, and unmapping splits no page: lengths are kept as asked
-  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, how, fd < 0 ? -1 : fd, fd < 0 ? 0 : offset);
+  const size_t mappedBytes = static_cast<size_t>(mapped);
+  void* address = mmap(nullptr, mappedBytes, PROT_READ | PROT_WRITE, how, fd < 0 ? -1 : fd, fd < 0 ? 0 : offset);
   if (address == MAP_FAILED) return Result(env, -errno);
   if ((flags & kHugePages) != 0) madvise(address, bytes, MADV_HUGEPAGE);
   // a forked child must not see later copies of guest memory
-  madvise(address, bytes, MADV_DONTFORK);
+  madvise(address, mappedBytes, MADV_DONTFORK);
   EnvData* data = env.GetInstanceData<EnvData>();
   bool collected = false;
-  Held* held = new Held{{address, bytes, true}, data->mappings, &collected};
+  Held* held = new Held{{address, mappedBytes, true}, data->mappings, &collected};
   napi_value buffer;
   if (napi_create_external_arraybuffer(env, address, bytes, Collected, held, &buffer) != napi_ok) {
     // longer than an ArrayBuffer can be (4 GiB with Node 20): it may have been given back already, and an exception be under way
     napi_value exception;
     napi_get_and_clear_last_exception(env, &exception);
     if (!collected) {
-      munmap(address, bytes);
+      munmap(address, mappedBytes);
       delete held;
     }
     return Result(env, -EFBIG);

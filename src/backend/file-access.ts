@@ -58,9 +58,8 @@ export async function openFileAccess(fd: number, options: FileAccessOptions, dep
         memory = MappedMemory.map({ lengthBytes: DIRECT_IN_FLIGHT_MAX * SLAB_BYTES });
         startDirect(fd, options, memory);
         direct = new DirectFileCalls(lease.engine, memory, options.blockSize);
-      } else if (inMemory(options)) {
-        lease.engine.performInline(fd);
       }
+      if (inMemory(options)) lease.engine.performInline(fd);
       calls = direct ?? new EngineFileCalls(lease.engine);
     }
     const holePunch =

@@ -120,6 +120,12 @@ const DEFINITIONS: readonly Definition[] = [
     'Operations that a thread did',
     (e) => e.threadJobCount,
   ),
+  perEngine(
+    'counter',
+    'nvmeferry_io_engine_inline_jobs_total',
+    "Operations on files in memory, done without the kernel's help",
+    (e) => e.inlineJobCount,
+  ),
   {
     name: 'nvmeferry_crc32c_info',
     help: 'Who computes digests',

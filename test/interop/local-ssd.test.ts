@@ -3,13 +3,14 @@
  * they write is on the SSDs afterwards, by io_uring and by ioctl; formats, small transfers, protection information, refusals, a device pulled under
  * I/O. And our command line on the local devices.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { HostController, type NvmeStatusError } from '../../src/initiator.ts';
 import { type EmulatedSsd, emulatedSsd, listSsds } from './support/emulated-ssd.ts';
 import { GuestVm } from './support/guest-vm.ts';
+import type { HugeMemoryResult } from './support/memory-in-guest.ts';
 import type { PassthroughResult } from './support/passthrough-in-guest.ts';
 import { installedPath } from './support/paths.ts';
 import { freePorts } from './support/ports.ts';
@@ -357,6 +358,52 @@ describe('Local SSDs behind our target, in a guest', function () {
       expect(refused & 0x7ff, way).to.equal(0x80);
       expect(model, way).to.equal('QEMU NVMe Ctrl');
     }
+  });
+
+  it('what a host deallocates on a block device is discarded there, and nothing else', async () => {
+    const backing = join(folder, 'virtio');
+    const name = block('disk').slice('/dev/'.length);
+    /** Discards that the kernel has given to the disk: requests, sectors. */
+    const discards = async (): Promise<number[]> =>
+      (await vm.run(`awk '{print $12, $14}' /sys/class/block/${name}/stat`)).trim().split(' ').map(Number);
+    const controller = await HostController.connect({ address: '127.0.0.1', port, subnqn: nqn, ioQueues: 1 });
+    try {
+      const namespace = await controller.namespace(nsidOf('disk'));
+      const data = Buffer.alloc(3 * MIB, 'd');
+      const start = (4 * MIB) / 512;
+      for (let i = 0; i < 6; i++) await namespace.write(start + i * 1024, data.subarray(0, MIB / 2));
+      await namespace.flush();
+      expect(Buffer.compare(readFileSync(backing).subarray(4 * MIB, 7 * MIB), data)).to.equal(0);
+      const before = await discards();
+      const { blocks } = statSync(backing);
+      await namespace.deallocate(start + 2048, 2048);
+      const after = await discards();
+      expect(after[0]! - before[0]!, 'discards').to.be.greaterThan(0);
+      expect(after[1]! - before[1]!, 'sectors').to.equal(2048);
+      expect(blocks - statSync(backing).blocks, 'what the file behind the disk has less').to.equal(2048);
+      data.fill(0, MIB, 2 * MIB);
+      expect(Buffer.compare(readFileSync(backing).subarray(4 * MIB, 7 * MIB), data)).to.equal(0);
+    } finally {
+      await controller.close();
+    }
+  });
+
+  it('memory on huge pages, from a memfd and from a file: mapped, shared, given back', async () => {
+    const script = await installScript(vm, 'dist-test/test/interop/support/memory-in-guest.js');
+    const said = await vm.run(
+      `echo 4 > /proc/sys/vm/nr_hugepages; mkdir -p /run/huge; mount -t hugetlbfs -o pagesize=2M none /run/huge
+       ${script} /run/huge/file; umount /run/huge; echo 0 > /proc/sys/vm/nr_hugepages`,
+      { timeoutMs: 120_000 },
+    );
+    const found = JSON.parse(said) as HugeMemoryResult;
+    expect(found.free[0], 'the guest has huge pages').to.be.at.least(3);
+    expect(found).to.deep.equal({
+      pageKb: [2048, 2048],
+      free: [found.free[0], found.free[0]! - 3, found.free[0]],
+      shared: [true, true],
+      left: 0,
+      leftInKernel: 0,
+    });
   });
 
   it('verbs on the local device say what nvme-cli says', async () => {

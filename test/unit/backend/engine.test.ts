@@ -18,16 +18,27 @@ const onDisk = (): Promise<string> => {
 };
 const MIB = 1 << 20;
 
+const TMPFS_MAGIC = 0x0102_1994;
+const SHARED_MEMORY = '/dev/shm';
+const hasSharedMemory = fs.existsSync(SHARED_MEMORY) && fs.statfsSync(SHARED_MEMORY).type === TMPFS_MAGIC;
+const inMemory = (): Promise<string> => mkdtemp(join(SHARED_MEMORY, 'nvmeferry-file-'));
+
+const PLACES = [
+  { place: '', folder: (): Promise<string> => mkdtemp(join(tmpdir(), 'nvmeferry-file-')), direct: false },
+  { place: ', past the page cache', folder: onDisk, direct: true },
+  ...(hasSharedMemory ? [{ place: ', in memory', folder: inMemory, direct: false }] : []),
+];
+
 for (const engine of ENGINE_MODES) {
-  for (const direct of [false, true]) {
-    describe(`File backend by ${engine}${direct ? ', past the page cache' : ''}`, () => {
+  for (const { place, folder, direct } of PLACES) {
+    describe(`File backend by ${engine}${place}`, () => {
       before(function () {
         openEngine(this as unknown as Mocha.Context, { mode: engine, depth: 4 }).close();
       });
       let directory: string;
-      describeBackendCompliance(`file by ${engine}${direct ? ', direct' : ''}`, {
+      describeBackendCompliance(`file by ${engine}${place}`, {
         open: async ({ blockSize, blockCount }) => {
-          directory = await (direct ? onDisk() : mkdtemp(join(tmpdir(), 'nvmeferry-file-')));
+          directory = await folder();
           return openFileBackend(
             { path: join(directory, 'disk.img'), blockSize, sizeBytes: blockSize * blockCount, direct },
             { engine },
@@ -47,7 +58,7 @@ for (const engine of ENGINE_MODES) {
 
     beforeEach(async function () {
       openEngine(this as unknown as Mocha.Context, { mode: engine, depth: 4 }).close();
-      directory = await mkdtemp(join(tmpdir(), 'nvmeferry-file-'));
+      directory = await onDisk();
       backend = await openFileBackend(
         { path: join(directory, 'disk.img'), blockSize: 4096, sizeBytes: 16 * MIB },
         { engine },
@@ -68,6 +79,36 @@ for (const engine of ENGINE_MODES) {
         ),
       );
       expect(shared!.enterCount - before).to.equal(1);
+    });
+
+    it('reads and writes a file in memory itself, and leaves all else to the kernel', async function () {
+      if (!hasSharedMemory) this.skip();
+      const [shared] = threadEngines();
+      const other = await inMemory();
+      const memory = await openFileBackend(
+        { path: join(other, 'disk.img'), blockSize: 4096, sizeBytes: 16 * MIB },
+        { engine },
+      );
+      try {
+        const counts = (): number[] => [shared!.inlineJobCount, shared!.enterCount + shared!.threadJobCount];
+        const before = counts();
+        const data = Array.from({ length: 32 }, (_, i) => pattern(4096, i));
+        await Promise.all(
+          data.map((each, i) => submit(memory, 'write', new TestBlockIo({ offset: i * 4096, data: [each] }))),
+        );
+        const read = new TestBlockIo({ length: 32 * 4096 });
+        await submit(memory, 'read', read);
+        expect(Buffer.compare(read.data, Buffer.concat(data))).to.equal(0);
+        expect(counts()).to.deep.equal([before[0]! + 33, before[1]]);
+        await submit(memory, 'flush', new TestBlockIo({}));
+        expect(counts()[1], 'a sync').to.be.greaterThan(before[1]!);
+      } finally {
+        await memory.close();
+        await rm(other, { recursive: true });
+      }
+      const before = shared!.inlineJobCount;
+      await submit(backend, 'write', new TestBlockIo({ data: [pattern(4096, 1)] }));
+      expect(shared!.inlineJobCount, 'a file on a disk').to.equal(before);
     });
 
     it('knows where data are, in whole units, and joins what touches', async () => {

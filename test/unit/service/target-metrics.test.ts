@@ -22,6 +22,7 @@ describe('metrics of a target', () => {
     enterCount: 6,
     wakeUpCount: 7,
     threadJobCount: 8,
+    inlineJobCount: 9,
   } as unknown as IoEngine;
   let target: Target;
   beforeEach(() => {
@@ -45,6 +46,7 @@ describe('metrics of a target', () => {
       ['submits_total', 6],
       ['wakeups_total', 7],
       ['thread_jobs_total', 8],
+      ['inline_jobs_total', 9],
     ] as const) {
       expect(found).to.include(`nvmeferry_io_engine_${name}{engine="thread-pool"} ${value}`);
     }
