@@ -28,6 +28,8 @@ const { values } = parseArgs({
 const FILE_BYTES = 256 << 20;
 const BLOCK_BYTES = 4096;
 const depth = Number(values.depth);
+/** Until the compiler is done: its work is no part of an I/O. */
+const WARM_UP_COUNT = 200_000;
 
 /** A slot of the load: completes into the next operation. */
 class Slot implements BlockIo {
@@ -97,11 +99,15 @@ function timed(args: readonly string[]): { stdout: string; cpuS: number } | unde
   return { stdout: run.stdout, cpuS: user! + system! };
 }
 
-/** @returns what it did per second, and processor time per I/O without what it takes to start */
+/**
+ * @param batched as many at once as are ready, as the engine does it; fio's own way is a call for each
+ * @returns what it did per second, and processor time per I/O without what it takes to start
+ */
 function fio(
   path: string,
   writes: boolean,
   direct: boolean,
+  batched: boolean,
   count: number,
 ): { iops: number; cpuUs: number } | undefined {
   const run = (operations: number): { iops: number; cpuS: number } | undefined => {
@@ -110,6 +116,7 @@ function fio(
       ...[`--bs=${BLOCK_BYTES}`, '--ioengine=io_uring', `--iodepth=${depth}`, `--direct=${direct ? 1 : 0}`],
       ...[`--size=${FILE_BYTES}`, `--io_size=${operations * BLOCK_BYTES}`, '--norandommap', '--thread'],
       ...['--output-format=json', '--invalidate=0', '--fallocate=none', '--allow_file_create=0'],
+      ...(batched ? [`--iodepth_batch_submit=${depth}`, `--iodepth_batch_complete_max=${depth}`] : []),
     ]);
     if (done === undefined) return undefined;
     const { jobs } = JSON.parse(done.stdout.slice(done.stdout.indexOf('{'))) as { jobs: FioJob[] };
@@ -138,14 +145,17 @@ async function compare(): Promise<void> {
           for (const engine of ['io_uring', 'thread-pool', 'node'] as const) {
             if (direct && engine === 'node') continue;
             const backend = await open(path, engine, direct);
-            await load(backend, writes, Math.min(count, 20_000));
+            await load(backend, writes, Math.min(count, WARM_UP_COUNT));
             const { wallS, cpuS } = await load(backend, writes, count);
             await backend.close();
             rows.push([what, engine, short(count / wallS), short((cpuS / count) * 1e6)]);
           }
-          const theirs = fio(path, writes, direct, count);
-          if (theirs !== undefined) rows.push([what, 'fio io_uring', short(theirs.iops), short(theirs.cpuUs)]);
-          else rows.push([what, 'fio io_uring', 'not there', '-']);
+          for (const batched of [false, true]) {
+            const by = `fio io_uring${batched ? ', batched' : ''}`;
+            const theirs = fio(path, writes, direct, batched, count);
+            if (theirs !== undefined) rows.push([what, by, short(theirs.iops), short(theirs.cpuUs)]);
+            else rows.push([what, by, 'not there', '-']);
+          }
         }
       }
     } finally {
