@@ -16,6 +16,8 @@ const nqn = 'nqn.2026-01.test.nvmeferry:ana';
 const manyNqn = 'nqn.2026-01.test.nvmeferry:many';
 const linuxNqn = 'nqn.2026-01.test.linux:ana';
 const namespacesMany = 1024;
+/** Its configfs takes its time for each. */
+const namespacesOfLinux = 512;
 /** For scripts in a guest on a busy machine. */
 const patient = { timeoutMs: 300_000 };
 
@@ -204,7 +206,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
     await vm.run(`${anaFunction} ana 2 optimized`);
   });
 
-  it('the ANA log of 1,024 namespaces of nvmet', async () => {
+  it('the ANA log of 512 namespaces of nvmet', async () => {
     await vm.run(manyLinuxNamespaces, patient);
     const controller = await HostController.connect({
       address: '127.0.0.1',
@@ -216,8 +218,8 @@ describe('Several paths and ANA, Linux 6.12', function () {
     try {
       const { groups } = await readAnaLog(controller);
       const nsids = groups.flatMap((group) => group.nsids);
-      expect(nsids.length).to.equal(namespacesMany);
-      expect(groups.find(({ grpid }) => grpid === 2)!.nsids.length).to.equal(512);
+      expect(nsids.length).to.equal(namespacesOfLinux);
+      expect(groups.find(({ grpid }) => grpid === 2)!.nsids.length).to.equal(namespacesOfLinux / 2);
     } finally {
       await controller.close();
     }
@@ -311,7 +313,7 @@ nvmet_port 1 0.0.0.0 ${ports[0]} ${linuxNqn}
 nvmet_port 2 0.0.0.0 ${ports[1]} ${linuxNqn}
 `;
 
-/** Namespaces 2 to 1,024, every other in ANA group 2. */
+/** Namespaces 2 to 512, every other in ANA group 2. */
 const manyLinuxNamespaces = `
 modprobe null_blk nr_devices=0
 folder=/sys/kernel/config/nullb/nullb0
@@ -319,7 +321,7 @@ mkdir $folder
 echo 4 > $folder/size
 echo 1 > $folder/power
 mkdir ${nvmetPath}/ports/1/ana_groups/2
-for nsid in $(seq 2 ${namespacesMany}); do
+for nsid in $(seq 2 ${namespacesOfLinux}); do
   folder=${nvmetPath}/subsystems/${linuxNqn}/namespaces/$nsid
   mkdir $folder
   echo -n /dev/nullb0 > $folder/device_path

@@ -28,6 +28,9 @@ const reconnection =
   /nvme nvme\d+: (starting error recovery|Reconnecting in \d+ seconds|Successfully reconnected|Failed reconnect attempt \d+\/\d+|failed to connect socket: -111|failed nvme_keep_alive_end_io error|Property (Get|Set) error|failed to send request)|nvme nvme\d+: (queue \d+: )?(receive failed|failed to receive response):? +-?\d+/;
 
 for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
+  /** All of it on one kernel; on the other what may differ, unless NVMEFERRY_INTEROP=full. */
+  const isWhole = kernel === '6.12' || process.env.NVMEFERRY_INTEROP === 'full';
+
   describe(`Linux host ${kernel} on our target`, function () {
     this.timeout(300_000);
 
@@ -81,7 +84,13 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       expect(records.some((record) => record.subnqn === discoveryNqn)).to.equal(true, 'the discovery subsystem itself');
     });
 
-    for (const options of ['', '-g', '-G', '-g -G', '--disable-sqflow', '-g -G --disable-sqflow']) {
+    for (const options of [
+      '',
+      '-g',
+      '-G',
+      '-g -G',
+      ...(isWhole ? ['--disable-sqflow', '-g -G --disable-sqflow'] : []),
+    ]) {
       it(`connects ${options || 'without digests'} and keeps data`, async () => {
         await vm.run(`${where} ${checkConnection(`-i 1 ${options}`)}`, { timeoutMs: 120_000 });
       });
@@ -89,8 +98,12 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
 
     // two CPUs: at most two queues of a kind
     for (const [queues, options] of [
-      [1, '-i 1'],
-      [2, '-i 2'],
+      ...(isWhole
+        ? ([
+            [1, '-i 1'],
+            [2, '-i 2'],
+          ] as const)
+        : []),
       [4, '-i 2 --nr-write-queues=2'],
     ] as const) {
       it(`connects with ${queues} I/O queue${queues > 1 ? 's' : ''}`, async () => {
@@ -99,7 +112,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       });
     }
 
-    for (const entries of [16, 128, 1024]) {
+    for (const entries of isWhole ? [16, 128, 1024] : [1024]) {
       it(`connects with queues of ${entries} entries`, async () => {
         const output = await vm.run(`${where} ${checkConnection(`-i 1 -Q ${entries}`)}`, { timeoutMs: 120_000 });
         expect(output).to.match(new RegExp(`^sqsize ${entries - 1}$`, 'm'));
@@ -143,8 +156,9 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
     });
 
     it('survives fio with verification: 512 B to 1 MiB, queue depth 1 to 64, with and without digests', async () => {
-      const output = await vm.run(`${where} ${verifiedIo}`, { timeoutMs: 280_000 });
-      expect(output.match(/^verified /gm)).to.have.lengthOf(4 * 3 * 2);
+      const depths = isWhole ? [1, 16, 64] : [1, 64];
+      const output = await vm.run(`${where} depths="${depths.join(' ')}"; ${verifiedIo}`, { timeoutMs: 280_000 });
+      expect(output.match(/^verified /gm)).to.have.lengthOf(4 * depths.length * 2);
     });
 
     it('reads zeroes where blocks were discarded or zeroed, and only there', async () => {
@@ -314,7 +328,7 @@ verify() { # DEVICE BLOCK_SIZE DEPTH SIZE
 }
 for digests in '' '-g -G'; do
   device=$(connect_to $address $port $memory -i 2 $digests)
-  for depth in 1 16 64; do
+  for depth in $depths; do
     verify $device 512 $depth 256k
     verify $device 4k $depth 2m
     verify $device 64k $depth 16m
