@@ -93,12 +93,16 @@ describe('moves over links of netem that are cut, all in one guest, 6.12', funct
 
   /** `nvmeferry migrate` in the orchestrator's namespace; `act` is run when the line of that step is seen. */
   async function migrate(args: string, step = '', state = '', act = ':'): Promise<Ran> {
-    await vm.writeFile('/run/act.sh', Buffer.from(`. /run/guest-lib.sh; ${functions} ${act}`));
-    const script = `ip netns exec orch bash /run/watch.sh '"step":"${step}","state":"${state}"' ${guestCli} migrate ${args} \\
-      --output json --journal /run/journal --patience 3 2> /run/move.err | tee /run/move.out; exit \${PIPESTATUS[0]}`;
-    const { code, stdout } = await vm.exec(script, patient);
-    const error = await vm.run('cat /run/move.err');
-    return { code, said: `exit status ${code}\n${stdout}\n${error}` };
+    const command = `${guestCli} migrate ${args} --output json --journal /run/journal --patience 3`;
+    const { code, stdout, stderr } = await vm.exec(
+      `cat > /run/act.sh << 'END'
+${functions}
+${act}
+END
+      ip netns exec orch bash /run/watch.sh '"step":"${step}","state":"${state}"' ${command} | tee /run/move.out`,
+      patient,
+    );
+    return { code, said: `exit status ${code}\n${stdout}\n${stderr}` };
   }
 
   const uri = (side: Side): string => `'nvme+tcp://${addressOf[side].orch}:${MANAGERS}/${nqn}?keep-alive-tmo=4'`;
