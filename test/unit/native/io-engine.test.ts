@@ -296,7 +296,10 @@ describe('IoEngine by io_uring: wake-ups', () => {
     // before 6.0 wake-ups cannot be held back safely
     if (Number.parseInt(release(), 10) < 6) this.skip();
     const engine = openEngine(this as unknown as Mocha.Context, { mode: 'io_uring', depth: 8 });
-    const pair = needNative(this as unknown as Mocha.Context).unixPair() as [number, number];
+    const folder = fs.mkdtempSync(join(tmpdir(), 'nvmeferry-engine-'));
+    const path = join(folder, 'fifo');
+    expect(spawnSync('mkfifo', [path]).status).to.equal(0);
+    const fifo = fs.openSync(path, 'r+');
     try {
       const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
       for (let i = 0; i < 5; i++) {
@@ -306,12 +309,17 @@ describe('IoEngine by io_uring: wake-ups', () => {
       }
       expect(engine.enterCount).to.equal(5);
       expect(engine.wakeUpCount).to.equal(0);
-      engine.fdatasync(pair[0], () => {});
-      await until(() => engine.pendingCount === 0);
-      expect(engine.wakeUpCount).to.be.greaterThan(0);
+      const page = new Uint8Array(512);
+      const later = ask((done) => engine.read(fifo, page, 0, 512, 0, done));
+      await turn();
+      expect(engine.pendingCount, 'a read that waits').to.equal(1);
+      fs.writeSync(fifo, 'later');
+      expect((await later).result).to.equal(5);
+      expect(engine.wakeUpCount).to.equal(1);
     } finally {
       engine.close();
-      for (const fd of pair) fs.closeSync(fd);
+      fs.closeSync(fifo);
+      fs.rmSync(folder, { recursive: true });
     }
   });
 });
