@@ -59,8 +59,11 @@ export class SteadyGuest {
 
   /** @throws NvmeStatusError: an error that a user of the disk would see */
   async #again<T>(act: (queue: GuestQueue) => Promise<T>, qid: number): Promise<T> {
-    for (;;) {
-      while (this.#life === undefined) await new Promise<void>((resolve) => this.#wakes.push(resolve));
+    while (!this.#isClosed) {
+      if (this.#life === undefined) {
+        await new Promise<void>((resolve) => this.#wakes.push(resolve));
+        continue;
+      }
       try {
         const done = act(this.vm.guest.queues[qid]!);
         done.catch(() => {});
@@ -69,6 +72,7 @@ export class SteadyGuest {
         if (!(error instanceof Lost)) throw error;
       }
     }
+    throw new Error('The guest was switched off');
   }
 
   #live(): void {
@@ -94,8 +98,7 @@ export class SteadyGuest {
     try {
       return await this.vm.readDword(CSTS);
     } catch (error) {
-      if (this.#isClosed) return undefined;
-      if (this.vm.client.isClosed) throw error;
+      if (this.vm.client.isClosed && !this.#isClosed) throw error;
       return undefined;
     }
   }
@@ -134,10 +137,12 @@ export class SteadyGuest {
     return (state as string) === 'started';
   }
 
-  /** Ends what watches; the VM stays the caller's. @throws whatever the device could not do */
+  /** Switches it off, whatever it waits for. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#life?.end();
+    for (const wake of this.#wakes.splice(0)) wake();
+    await this.vm.close();
     await this.#watching;
   }
 }
