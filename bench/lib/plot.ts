@@ -38,6 +38,7 @@ export function linePlot({ title, x: xName, y: yName, series }: Plot): string {
     return `<polyline points="${path}" fill="none" stroke="${colour}" stroke-width="2"/>${dots.join('')}${key}`;
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="system-ui, sans-serif" font-size="12" fill="#4b5563">
+<title>${title}: ${yName} by ${xName}</title>
 <rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>
 <text x="${MARGIN.left}" y="18" font-size="14" fill="#111827">${title}</text>
 ${ticks.map((t) => `<path d="M${MARGIN.left} ${y(t * yMost).toFixed(1)}H${WIDTH - MARGIN.right}" stroke="#e5e7eb"/><text x="${MARGIN.left - 8}" y="${(y(t * yMost) + 4).toFixed(1)}" text-anchor="end">${Math.round(t * yMost)}</text><text x="${x(t * xMost).toFixed(1)}" y="${HEIGHT - 28}" text-anchor="middle">${Math.round(t * xMost)}</text>`).join('\n')}

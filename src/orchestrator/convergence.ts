@@ -33,6 +33,8 @@ const PROGRESS = 0.9;
 const WEIGHT = 0.5;
 /** Below this a round says nothing about speed. */
 const MEASURABLE_MS = 1;
+/** The first round copies long runs; what is changed is scattered, and slower to copy. So much of it is trusted to that speed all the same. */
+const UNMEASURED_BYTES = 1 << 20;
 
 export class Convergence {
   readonly #options: ConvergenceOptions;
@@ -53,7 +55,8 @@ export class Convergence {
       this.#dirtyRate = this.rounds.length === 1 ? dirty : average(this.#dirtyRate, dirty);
       if (round.bytes > 0) {
         const copy = (round.bytes / round.durationMs) * 1000;
-        this.#copyRate = this.#copyRate === undefined ? copy : average(this.#copyRate, copy);
+        const isFirstOfChanges = this.rounds.length === 2;
+        this.#copyRate = this.#copyRate === undefined || isFirstOfChanges ? copy : average(this.#copyRate, copy);
       }
     }
     if (round.dirtiedBytes <= this.#least * PROGRESS || round.dirtiedBytes === 0) this.#withoutProgress = 0;
@@ -105,9 +108,14 @@ export class Convergence {
   }
 
   get verdict(): Verdict {
-    if (this.blackoutMs <= this.#options.blackoutBudgetMs) return { kind: 'cut' };
+    if (this.blackoutMs <= this.#options.blackoutBudgetMs && this.#isMeasured) return { kind: 'cut' };
     if (this.#withoutProgress < (this.#options.patience ?? 3)) return { kind: 'again' };
     return { kind: 'stuck', bytesPerSecond: this.bearableRate };
+  }
+
+  /** How fast changes are copied is known, or does not matter. */
+  get #isMeasured(): boolean {
+    return this.rounds.length > 1 || this.rounds.at(-1)!.dirtiedBytes <= UNMEASURED_BYTES;
   }
 
   /** Writes a second so that a round that starts with what fits the budget leaves no more than that: half of what is copied in the time. */

@@ -29,12 +29,29 @@ describe('Convergence', () => {
   });
 
   it('a cut is exactly allowed at its budget, not above', () => {
+    const first = { bytes: 1000 * MB, durationMs: 1000, dirtiedBytes: 100 * MB };
     const at = new Convergence(options);
+    at.add(first);
     at.add({ bytes: 100 * MB, durationMs: 1000, dirtiedBytes: 25 * MB });
     expect(at.verdict.kind).to.equal('cut');
     const above = new Convergence(options);
+    above.add(first);
     above.add({ bytes: 100 * MB, durationMs: 1000, dirtiedBytes: 25 * MB + 1000 });
     expect(above.verdict.kind).to.equal('again');
+  });
+
+  it('the speed of long runs says nothing of scattered changes: those are copied once before a cut', () => {
+    const convergence = new Convergence(options);
+    convergence.add({ bytes: 1000 * MB, durationMs: 1000, dirtiedBytes: 20 * MB });
+    expect(convergence.blackoutMs, 'by the first round').to.be.below(300);
+    expect(convergence.verdict.kind).to.equal('again');
+    convergence.add({ bytes: 20 * MB, durationMs: 500, dirtiedBytes: 12 * MB });
+    expect(convergence.copyRate, 'of changes alone').to.equal(40 * MB);
+    expect(convergence.blackoutMs).to.equal(350);
+    expect(convergence.verdict.kind).to.equal('again');
+    const little = new Convergence(options);
+    little.add({ bytes: 1000 * MB, durationMs: 1000, dirtiedBytes: MB });
+    expect(little.verdict.kind).to.equal('cut');
   });
 
   it('an idle guest, and an empty namespace, can be cut at once', () => {
