@@ -10,6 +10,7 @@ import { HostController } from '../../src/initiator.ts';
 import { decodeControllerState, LiveMigration } from '../../src/migration.ts';
 import { CuttableLink } from './support/cuttable-link.ts';
 import { GuestVm } from './support/guest-vm.ts';
+import { kernelTrouble } from './support/kernel-trouble.ts';
 import { freePorts } from './support/ports.ts';
 import { TargetProcess } from './support/product.ts';
 
@@ -24,8 +25,7 @@ const MEMORY_MIB = 512;
 /** Blocks of the file that say who they are, for the guest to read. */
 const MARKED_MIB = 8;
 
-const trouble =
-  /I\/O error|critical .* error|EXT4-fs (error|warning)|WARNING:|BUG:|Call Trace|hung task|nvme.*(unusual|error|fail|invalid|timeout|timed out|lost)/i;
+const trouble = kernelTrouble();
 
 describe('nvmeferry dpu between a Linux guest and a fabric', function () {
   this.timeout(240_000);

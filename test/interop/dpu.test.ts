@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import type { NamespaceInput, TargetConfigInput } from '../../src/config/types.ts';
 import { type GuestOptions, GuestVm } from './support/guest-vm.ts';
+import { kernelTrouble } from './support/kernel-trouble.ts';
 import { freePorts } from './support/ports.ts';
 import { TargetProcess } from './support/product.ts';
 
@@ -19,8 +20,7 @@ const FILE = 2;
 const REMOTE = 3;
 const REMOTE_LINUX = 4;
 
-const trouble =
-  /I\/O error|critical .* error|EXT4-fs (error|warning)|WARNING:|BUG:|Call Trace|hung task|nvme.*(unusual|error|fail|invalid|timeout|timed out|lost)/i;
+const trouble = kernelTrouble();
 
 describe('nvmeferry dpu in a Linux guest', function () {
   this.timeout(300_000);

@@ -10,6 +10,7 @@ import type { NamespaceInput, SubsystemInput, TargetConfigInput } from '../../sr
 import { answersOf } from './support/answers.ts';
 import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
+import { kernelTrouble } from './support/kernel-trouble.ts';
 import { type GuestKernel, kernelRelease } from './support/paths.ts';
 import { freePorts } from './support/ports.ts';
 import { TargetProcess } from './support/product.ts';
@@ -20,8 +21,7 @@ const fileNqn = 'nqn.2026-01.test.nvmeferry:file';
 const lateNqn = 'nqn.2026-01.test.nvmeferry:late';
 
 /** What the kernel may say about NVMe when nothing is wrong. Everything else that looks like trouble is a failure. */
-const troubled =
-  /I\/O error|critical .* error|EXT4-fs (error|warning)|WARNING:|BUG:|Call Trace|hung task|nvme.*(unusual|error|fail|invalid|timeout|timed out|reset|reconnect|lost)/i;
+const troubled = kernelTrouble('reset', 'reconnect');
 /** (The kernel repeats its own command line.) */
 const isTrouble = (line: string): boolean => troubled.test(line) && !/ommand line: /.test(line);
 const reconnection =

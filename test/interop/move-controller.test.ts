@@ -10,6 +10,7 @@ import type { TargetConfigInput } from '../../src/config/types.ts';
 import type { MoveReport } from '../../src/orchestrator/move-report.ts';
 import { CliTarget } from '../support/cli.ts';
 import { GuestVm } from './support/guest-vm.ts';
+import { kernelTrouble } from './support/kernel-trouble.ts';
 import { freePorts } from './support/ports.ts';
 import { runCli, TargetProcess } from './support/product.ts';
 
@@ -21,8 +22,7 @@ const DISK_MIB = 32;
 const CNTLID = 1;
 const PATIENCE_MS = 30_000;
 
-const trouble =
-  /I\/O error|critical .* error|EXT4-fs (error|warning)|WARNING:|BUG:|Call Trace|hung task|nvme.*(unusual|error|fail|invalid|timeout|timed out|lost|reset)/i;
+const trouble = kernelTrouble('reset');
 
 /** A `nvmeferry dpu`, and a manager of its controller. */
 interface End {
