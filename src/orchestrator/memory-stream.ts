@@ -1,28 +1,48 @@
 /** The memory of a VM that moves to another memory: what its controller writes, told by the controller, and what its CPUs write, told by the mover. */
 import type { EndController, GuestMemoryMover, MemoryRun } from './end.ts';
+import type { RateLimit } from './rate-limit.ts';
 import type { Stream } from './stream.ts';
+
+const PIECE_BYTES = 1 << 20;
 
 export class MemoryStream implements Stream {
   readonly name = 'guest memory';
   readonly #mover: GuestMemoryMover;
   readonly #controller: EndController;
+  readonly #rate: RateLimit;
   #left: readonly MemoryRun[] = [];
   #isFinal = false;
   allocatedBytes = 0;
   copiedBytes = 0;
   dirtiedBytes = 0;
 
-  constructor(mover: GuestMemoryMover, controller: EndController) {
+  constructor(mover: GuestMemoryMover, controller: EndController, rate: RateLimit) {
     this.#mover = mover;
     this.#controller = controller;
+    this.#rate = rate;
   }
 
   async first(signal: AbortSignal | undefined): Promise<void> {
     await this.#controller.trackMemory(this.#mover.ranges);
     await this.#mover.changes(); // all of it: copied below
     this.allocatedBytes = bytesIn(this.#mover.ranges);
-    signal?.throwIfAborted();
-    this.copiedBytes += await this.#mover.copy(this.#mover.ranges);
+    await this.#copy(this.#mover.ranges, signal);
+  }
+
+  /** In pieces: within the rate, and soon ended. */
+  async #copy(runs: readonly MemoryRun[], signal: AbortSignal | undefined): Promise<number> {
+    let bytes = 0;
+    for (const { address, lengthBytes } of runs) {
+      for (let done = 0; done < lengthBytes; done += PIECE_BYTES) {
+        const piece = Math.min(PIECE_BYTES, lengthBytes - done);
+        await this.#rate.take(piece);
+        signal?.throwIfAborted();
+        const copied = await this.#mover.copy([{ address: address + done, lengthBytes: piece }]);
+        bytes += copied;
+        this.copiedBytes += copied;
+      }
+    }
+    return bytes;
   }
 
   async look(): Promise<number> {
@@ -34,10 +54,7 @@ export class MemoryStream implements Stream {
   }
 
   async again(signal: AbortSignal | undefined): Promise<void> {
-    signal?.throwIfAborted();
-    const bytes = await this.#mover.copy(this.#left);
-    this.copiedBytes += bytes;
-    this.dirtiedBytes += bytes;
+    this.dirtiedBytes += await this.#copy(this.#left, signal);
     this.#left = [];
   }
 

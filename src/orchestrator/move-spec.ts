@@ -33,7 +33,7 @@ export interface MoveTuning {
   readonly blackoutLimitMs?: number | undefined;
   /** What the switch itself takes. Default: what the ends' answers suggest. */
   readonly switchMs?: number | undefined;
-  /** Copied a second, at most. */
+  /** Copied a second, at most, while hosts go on; the last copy, in the pause, is as fast as it goes. */
   readonly bytesPerSecond?: number | undefined;
   readonly chunkBytes?: number | undefined;
   /** Of all namespaces together. Default 32 MiB. */

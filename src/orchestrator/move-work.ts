@@ -204,7 +204,7 @@ export class MoveWork {
       copied.push({ planned, stream, copier });
     }
     this.#copied = copied;
-    this.#memory = memory === undefined ? undefined : new MemoryStream(memory, this.sourceController);
+    this.#memory = memory === undefined ? undefined : new MemoryStream(memory, this.sourceController, this.#rate);
     const streams = [...copied.map(({ stream }) => stream), ...(this.#memory === undefined ? [] : [this.#memory])];
     const started = this.report.rounds.length;
     return new PreCopy({
@@ -254,6 +254,11 @@ export class MoveWork {
 
   async stopTrackingMemory(): Promise<void> {
     if (this.#memory !== undefined) await this.sourceController.stopTrackingMemory();
+  }
+
+  /** Hosts wait: what holds copying back for their sake would only make them wait longer. */
+  liftRate(): void {
+    this.#rate.release();
   }
 
   // ---- time and figures ----------------------------------------------------------------------------------------------------------

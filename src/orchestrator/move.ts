@@ -207,6 +207,7 @@ export class Move {
     if (this.#pausedAtMs !== undefined) return;
     const { clock, tuning } = this.#options;
     this.#pausedAtMs = clock.nowMs();
+    work.liftRate();
     this.#report.blackoutForecastMs = work.preCopy?.blackoutMs ?? work.switchMs;
     const budgetMs = this.#report.blackoutBudgetMs;
     const limitMs = tuning?.blackoutLimitMs ?? Math.max(BLACKOUT_LIMIT_MS, BUDGETS_IN_LIMIT * budgetMs);

@@ -75,7 +75,7 @@ export function addMigrateOptions(command: Command): Command {
     .option('--from-socket <socket>', 'vfio-user socket of the source, as the front reaches it')
     .option('--to-socket <socket>', 'vfio-user socket of the destination, as the front reaches it')
     .option('--announce <address:port|off>', "where hosts find the destination (default: the URI's)", 'uri')
-    .option('--rate <bytes>', 'copied a second, at most, such as 200m', parseRate)
+    .option('--rate <bytes>', 'copied a second before the pause, at most, such as 200m', parseRate)
     .option('--blackout <ms>', 'longest pause that is planned for', parsePositive, 300)
     .option('--blackout-limit <ms>', 'the pause ends the move when it gets that long', parsePositive)
     .option('--throttle', 'as --when-stuck throttle')

@@ -286,6 +286,25 @@ describe('Move', () => {
     });
   }
 
+  it('the rate bounds copying while hosts go on, and never the last copy, for which they wait', async () => {
+    const rate = 256 * MODEL_BLOCK;
+    const scene = new Scene('vm', seed);
+    scene.world.onTurn = () => scene.hostWrites();
+    const tuning = { bytesPerSecond: rate, roundsMax: 3, whenStuck: 'cut', verification: 'none' } as const;
+    const { steps, rounds, namespaces, memory } = await scene.move({ tuning }).run();
+    scene.expectMoved('with a rate');
+    const burstMs = 100;
+    for (const { bytes, durationMs } of rounds) {
+      const chunks = 16 * MODEL_BLOCK + (1 << 20); // the last one of each kind is on credit
+      expect(bytes).to.be.at.most((rate * (durationMs + burstMs)) / 1000 + chunks);
+    }
+    expect(rounds[0]!.durationMs, 'virtual time').to.be.greaterThan(500);
+    const all = namespaces.reduce((sum, { readBytes }) => sum + readBytes, memory!.copiedBytes);
+    const before = rounds.reduce((sum, { bytes }) => sum + bytes, 0);
+    expect(all - before, 'copied in the pause').to.be.greaterThan(rate / 10);
+    expect(steps.find(({ step }) => step === 'last-copy')!.durationMs, 'waited for').to.equal(0);
+  });
+
   it('a plan that another move has overtaken is not carried out', async () => {
     const scene = new Scene('copied', seed);
     const late = new Move({ ...scene.options(), journal: new ModelJournal() });
