@@ -9,8 +9,12 @@ import { residentBytes } from './lib/machine.ts';
 import { ProductTarget } from './lib/product.ts';
 import { type Align, short, table } from './lib/stats.ts';
 
-const { values } = parseArgs({ options: { count: { type: 'string', default: '10000000' } } });
+const { values } = parseArgs({
+  options: { count: { type: 'string', default: '10000000' }, only: { type: 'string', default: '' } },
+});
 const COUNT = Number(values.count);
+/** Of the names of the runs. */
+const ONLY = new RegExp(values.only);
 if (!(COUNT >= 1000)) throw new Error(`--count ${values.count}: at least 1000`);
 
 interface Collections {
@@ -54,6 +58,7 @@ for (const rw of ['read', 'write'] as const) {
   runs.push({ rw, depth: 128, digests: true, count: COUNT / 10 });
 }
 
+const nameOf = ({ rw, depth, digests }: Run): string => `${rw}, depth ${depth}${digests ? ', digests' : ''}`;
 const mib = (bytes: number): string => short(bytes / 2 ** 20);
 /** Known only between collections. */
 const perIo = ({ scavenges, allocated }: Collections, count: number): string =>
@@ -62,7 +67,8 @@ const rows: string[][] = [];
 const target = await ProductTarget.start(['--memory', String(MEMORY_BYTES)], ['--trace-gc']);
 await fill(target.uri);
 let begin = 0;
-for (const { rw, depth, digests, count } of runs) {
+for (const run of runs.filter((one) => ONLY.test(nameOf(one)))) {
+  const { rw, depth, digests, count } = run;
   const job = {
     uri: target.uri,
     pid: target.pid,
@@ -85,7 +91,7 @@ for (const { rw, depth, digests, count } of runs) {
   const heap = (one: Collections): string =>
     Number.isNaN(one.first) ? 'no collection' : `${mib(one.first)} -> ${mib(one.last)}`;
   rows.push([
-    `${rw}, depth ${depth}${digests ? ', digests' : ''}`,
+    nameOf(run),
     short(count),
     short(result.ios / result.seconds),
     String(ofTarget.scavenges),

@@ -13,7 +13,8 @@ export async function runLoad(
   nodeFlags: readonly string[] = [],
   otherLines: string[] = [],
 ): Promise<LoadResult> {
-  const timeoutMs = 120_000 + (job.seconds + (job.ioCount ?? 0) / 10_000) * 1000;
+  // against one that hangs: a count is a long run, on a machine that may have other things to do
+  const timeoutMs = 120_000 + (job.seconds * 2 + (job.ioCount ?? 0) / 2000) * 1000;
   const line = pinned(LOAD_CORE, [process.execPath, ...nodeFlags, compiled('e2e/load.js'), JSON.stringify(job)]);
   const lines = (await run(line, timeoutMs)).split('\n');
   const result = lines.find((text) => text.startsWith('{'));

@@ -7,6 +7,7 @@ import { expect } from 'chai';
 import type { AnaGroupInput, TargetConfigInput } from '../../src/config/types.ts';
 import { HostController, MultipathSubsystem, readAnaLog } from '../../src/initiator.ts';
 import { answersOf } from './support/answers.ts';
+import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
 import { cliJson, TargetProcess } from './support/product.ts';
@@ -30,6 +31,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
 
   let vm: GuestVm;
   let target: TargetProcess;
+  let capture: Capture | undefined;
   /** Of our target on this machine. */
   let ports: [number, number];
   /** Of the Linux target in the guest. */
@@ -84,6 +86,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
   });
   after(async () => {
     await vm?.stop();
+    await capture?.discard();
     await target?.discard();
   });
 
@@ -126,6 +129,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
 
   it('1,024 namespaces of ours: the kernel takes the ANA log, nvme-cli and our own initiator read the same', async () => {
     const mark = await vm.markKernelLog();
+    capture = await Capture.start({ ports, mayBeCut: true });
     const answers = answersOf(await vm.run(`${where} ${readMany}`, patient));
     const theirs = JSON.parse(answers.get('ana-log') ?? '') as Record<string, unknown>;
     const ours = await cliJson<Record<string, unknown>>(['ana-log', `nvme+tcp://127.0.0.1:${ports[0]}/${manyNqn}`]);
@@ -136,6 +140,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
       [3, 341, 'optimized'],
     ]);
     expect(ours['ANA DESC LIST ']).to.deep.equal(theirs['ANA DESC LIST ']);
+    expect((await capture.stop()).violations).to.deep.equal([]);
     expect((await vm.kernelLog(mark)).filter((line) => trouble.test(line))).to.deep.equal([]);
   });
 

@@ -180,6 +180,51 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       expect(hash(readFileSync(back))).to.equal(hash(pattern));
     });
 
+    for (const [ioQueues, queueSize, options] of [
+      [1, 16, {}],
+      [2, 128, { disableSqFlow: true }],
+      [4, 32, { headerDigest: true, dataDigest: true, disableSqFlow: true }],
+    ] as const) {
+      const title = `${ioQueues} I/O queue${ioQueues > 1 ? 's' : ''} of ${queueSize} entries ${Object.keys(options).join(' ')}`;
+      it(`keeps data over ${title.trim()}`, async () => {
+        const controller = await HostController.connect({
+          address: '127.0.0.1',
+          port,
+          subnqn: diskNqn,
+          ioQueues,
+          queueSize,
+          ctrlLossTimeoutMs: 0,
+          ...options,
+        });
+        try {
+          const pairs = controller.association!.ioQueuePairs;
+          expect(pairs.map(({ freeCount }) => freeCount)).to.deep.equal(Array(ioQueues).fill(queueSize - 1));
+          const load = { workers: 24, blocksPerWorker: 32, flushEvery: 16, signal: AbortSignal.timeout(700) };
+          expect(await verifiedLoad(await controller.namespace(1), load)).to.be.above(24 * 32);
+          for (const { completedCount } of pairs) expect(completedCount).to.be.above(0);
+        } finally {
+          await controller.close();
+        }
+      });
+    }
+
+    for (const [blockBytes, depth] of [
+      [512, 1],
+      [512, 64],
+      [4096, 16],
+      [65_536, 64],
+      [1 << 20, 8],
+    ] as const) {
+      it(`verifies random reads and writes of ${blockBytes} bytes, ${depth} at once`, async () => {
+        const io = ['--rw', 'randrw', '--bs', String(blockBytes), '--iodepth', String(depth), '--size', '24m'];
+        const result = await cliJson<{ verify: Json }>([
+          ...['bench', uri(diskNqn, 1), ...io, '--time', '1', '--verify'],
+          ...(depth === 64 ? ['-g', '-G'] : []),
+        ]);
+        expect(result.verify).to.include({ miscompare: null }).and.to.have.property('pieces').above(0);
+      });
+    }
+
     it('sent nothing that tshark calls malformed, and nothing unexpected', async () => {
       const dissection = await capture.stop();
       expect(dissection.violations).to.deep.equal([]);

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { answersOf } from './support/answers.ts';
+import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
 import { cliJson, TargetProcess } from './support/product.ts';
@@ -49,11 +50,13 @@ describe("live migration: nvme-cli's lm plugin with Linux 6.12 on our target", f
   this.timeout(300_000);
   let vm: GuestVm;
   let target: TargetProcess;
+  let capture: Capture;
   let folder: string;
   let prelude: string;
 
   before(async () => {
     const [port] = (await freePorts(1)) as [number];
+    capture = await Capture.start({ ports: [port], mayBeCut: true }); // verbs may be ended within a PDU
     folder = mkdtempSync(join(tmpdir(), 'nvmeferry-lm-'));
     target = await TargetProcess.start(() => ({
       subsystems: [
@@ -80,6 +83,7 @@ describe("live migration: nvme-cli's lm plugin with Linux 6.12 on our target", f
 
   after(async () => {
     await vm?.stop();
+    await capture?.discard();
     await target?.discard();
     rmSync(folder, { recursive: true, force: true });
   });
@@ -182,6 +186,10 @@ track-send --cdqid=0 --start\n`),
     const file = join(folder, 'ours');
     writeFileSync(file, await vm.readFile('/run/ours'));
     expect((await cliJson<DecodedState>(['lm', 'state', 'decode', file])).suspended).to.equal(true);
+  });
+
+  it('sent nothing that tshark calls malformed, and nothing unexpected', async () => {
+    expect((await capture.stop()).violations).to.deep.equal([]);
   });
 });
 

@@ -10,6 +10,7 @@ import { expect } from 'chai';
 import type { TargetConfigInput } from '../../src/config/types.ts';
 import { HostController } from '../../src/initiator.ts';
 import { LiveMigration } from '../../src/migration.ts';
+import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
 import { runCli, TargetProcess } from './support/product.ts';
@@ -142,23 +143,29 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
 
   it('a host that follows discovery (nvme-stas) finds the destination when it is announced, and goes there', async () => {
     const mark = await vm.markKernelLog();
-    const { manager, close } = await managerOf(a);
-    const peer = { traddr: machineAddress, trsvcid: String(b.ports[0]), subnqn: nqn };
-    await manager.announcePeer(peer, false);
-    await run(`disconnect_from $nqn
-      nvme_udevd; start_stas $address ${a.ports[2]}
-      paths() { [ "$(controllers_of $nqn | wc -l)" = $1 ] && all_live $nqn; }
-      wait_for 150 paths 1; wait_for 30 has_namespace $nqn 1
-      mount $(namespace_of $nqn 1) /mnt
-      ${startFio}`);
-    await manager.announcePeer(peer, true);
-    await run(`paths() { [ "$(controllers_of $nqn | wc -l)" = $1 ] && all_live $nqn; }
-      wait_for 60 paths 2; wait_for 60 states optimized inaccessible`);
-    await close();
-    await move(a, b);
-    await run('wait_for 60 states inaccessible optimized; works');
-    expect(await run(endFio)).to.include('fio verified');
-    await run('umount /mnt; stop_stas');
+    await run('disconnect_from $nqn');
+    const capture = await Capture.start({ ports: [...a.ports, ...b.ports], mayBeCut: true });
+    try {
+      const { manager, close } = await managerOf(a);
+      const peer = { traddr: machineAddress, trsvcid: String(b.ports[0]), subnqn: nqn };
+      await manager.announcePeer(peer, false);
+      await run(`nvme_udevd; start_stas $address ${a.ports[2]}
+        paths() { [ "$(controllers_of $nqn | wc -l)" = $1 ] && all_live $nqn; }
+        wait_for 150 paths 1; wait_for 30 has_namespace $nqn 1
+        mount $(namespace_of $nqn 1) /mnt
+        ${startFio}`);
+      await manager.announcePeer(peer, true);
+      await run(`paths() { [ "$(controllers_of $nqn | wc -l)" = $1 ] && all_live $nqn; }
+        wait_for 60 paths 2; wait_for 60 states optimized inaccessible`);
+      await close();
+      await move(a, b);
+      await run('wait_for 60 states inaccessible optimized; works');
+      expect(await run(endFio)).to.include('fio verified');
+      await run('umount /mnt; stop_stas');
+      expect((await capture.stop()).violations, 'hosts and orchestrator, as tshark sees them').to.deep.equal([]);
+    } finally {
+      await capture.discard();
+    }
     expect((await vm.kernelLog(mark)).filter((line) => trouble.test(line))).to.deep.equal([]);
   });
 

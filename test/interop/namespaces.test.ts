@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import type { NamespaceInput, TargetConfigInput } from '../../src/config/types.ts';
+import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
 import { runCli, TargetProcess } from './support/product.ts';
@@ -23,6 +24,7 @@ describe('Linux host 6.12 on namespaces that change', function () {
 
   let vm: GuestVm;
   let target: TargetProcess;
+  let capture: Capture;
   let config: TargetConfigInput;
   let port: number;
   /** For scripts in the guest. */
@@ -40,6 +42,7 @@ describe('Linux host 6.12 on namespaces that change', function () {
 
   before(async () => {
     port = (await freePorts(1))[0]!;
+    capture = await Capture.start({ ports: [port], mayBeCut: true }); // the target is started again
     where = `address=${machineAddress} port=${port} nqn=${nqn} many=${manyNqn};`;
     target = await TargetProcess.start((folder) => {
       config = {
@@ -73,6 +76,7 @@ describe('Linux host 6.12 on namespaces that change', function () {
 
   after(async () => {
     await vm?.stop();
+    await capture?.discard();
     await target?.discard();
   });
 
@@ -229,5 +233,9 @@ describe('Linux host 6.12 on namespaces that change', function () {
       { timeoutMs: 200_000 },
     );
     expect(output).to.match(new RegExp(`^${MANY}$`, 'm'));
+  });
+
+  it('sent nothing that tshark calls malformed, and nothing unexpected', async () => {
+    expect((await capture.stop()).violations).to.deep.equal([]);
   });
 });

@@ -3,6 +3,7 @@
  * I/O, through a kill -9; then our verbs use the Linux target, and what the two report of one reservation is compared.
  */
 import { expect } from 'chai';
+import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
 import { cliJson, runCli, TargetProcess } from './support/product.ts';
@@ -52,10 +53,12 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
   this.timeout(300_000);
   let vm: GuestVm;
   let target: TargetProcess;
+  let capture: Capture;
   let prelude: string;
 
   before(async () => {
     const [port] = (await freePorts(1)) as [number];
+    capture = await Capture.start({ ports: [port], mayBeCut: true }); // the target is killed
     target = await TargetProcess.start((folder) => ({
       stateDirectory: `${folder}/state`,
       subsystems: [
@@ -81,6 +84,7 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
 
   after(async () => {
     await vm?.stop();
+    await capture?.discard();
     await target?.discard();
   });
 
@@ -154,6 +158,10 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
   it('clear: nothing is left, both write', async () => {
     await run('nvme resv-release $b --crkey=0xbbbb --rrela=1; writes $a; writes $b');
     expect(await report()).to.include({ rtype: 0, regctl: 0 });
+  });
+
+  it('sent nothing that tshark calls malformed, and nothing unexpected', async () => {
+    expect((await capture.stop()).violations).to.deep.equal([]);
   });
 });
 

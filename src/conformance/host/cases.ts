@@ -179,6 +179,7 @@ export function makeHostCases(): readonly HostCase[] {
       id: 'host-27',
       title: 'ICResp byte by byte -> accepted',
       reaction: { kind: 'judged' },
+      timeoutMs: 15_000, // 128 segments take their time where both sides share a busy machine; the host's first PDU ends the case
       onIcReq: (link, _request, probe) => {
         probe.misbehaved(link);
         void link.connection.trickle(pdu.icResp());

@@ -9,9 +9,9 @@ import { TransportError } from '../../util/error.ts';
 import { encodeIcReq, icRespCodec } from '../../wire/cold/ic.ts';
 import { decodeTermReq, encodeTermReq } from '../../wire/cold/term-req.ts';
 import { SQE_BYTES } from '../../wire/sqe.ts';
-import { GatherWriter } from './gather-writer.ts';
 import { CommandState, HostCommand } from './host-command.ts';
 import { connectError } from './host-connect-error.ts';
+import { HostGatherWriter } from './host-gather-writer.ts';
 import { HostPduReader, type ReaderOwner } from './host-pdu-reader.ts';
 import { HostPduWriter } from './host-pdu-writer.ts';
 import { receiveBytes, receiveView } from './receive-buffer.ts';
@@ -67,7 +67,7 @@ export class HostConnection implements ReaderOwner {
   readonly #socket: Socket;
   readonly #reader: HostPduReader;
   readonly #writer: HostPduWriter;
-  readonly #gather: GatherWriter;
+  readonly #gather: HostGatherWriter;
   #handler: HostConnectionHandler | undefined;
   #state: number = State.Connecting;
   #timer: Timer | undefined;
@@ -130,7 +130,7 @@ export class HostConnection implements ReaderOwner {
       },
     });
     this.#socket = socket;
-    this.#gather = new GatherWriter(
+    this.#gather = new HostGatherWriter(
       socket,
       () => this.#drained(),
       (error) => this.#fail(connectError(this.peer, error)),

@@ -9,8 +9,8 @@ import { CAPSULE_CMD_HLEN, CH_SIZE, DATA_HLEN, DIGEST_SIZE, PduFlag, PduType } f
 import { crc32c, crc32cView } from '../../wire/crc32c.ts';
 import { dataOffsetFor, writeCommonHeader, writeDataHeader } from '../../wire/pdu.ts';
 import { SQE_BYTES } from '../../wire/sqe.ts';
-import type { GatherWriter } from './gather-writer.ts';
 import { CommandState, type HostCommand } from './host-command.ts';
+import type { HostGatherWriter } from './host-gather-writer.ts';
 import { type Batch, threadBuffers } from './thread-buffers.ts';
 
 /** Ring entries: CID, kind, TTAG, DATAO, DATAL, and one unused, so that an entry is a shift away. */
@@ -26,7 +26,7 @@ export class HostPduWriter {
   readonly #commands: readonly HostCommand[];
   readonly #slotMask: number;
   readonly #sqes: DataView;
-  readonly #gather: GatherWriter;
+  readonly #gather: HostGatherWriter;
   readonly #ring: Int32Array;
   readonly #ringMask: number;
   #head = 0;
@@ -49,7 +49,7 @@ export class HostPduWriter {
     slotMask: number,
     sqes: DataView,
     r2tMax: number,
-    gather: GatherWriter,
+    gather: HostGatherWriter,
   ) {
     this.#commands = commands;
     this.#slotMask = slotMask;

@@ -224,6 +224,39 @@ export class Batch {
     }
   }
 
+  /**
+   * For batches of parts of the slab and whole views: the first `sentBytes` are gone, and so is what is returned: the rest of the piece in which they end, or
+   * the one that begins there. The batch goes on behind it.
+   */
+  takeFirst(sentBytes: number): Uint8Array {
+    const { table, buffers } = this;
+    let piece = 0;
+    let skip = sentBytes;
+    let length = this.#pieceBytes(0);
+    while (skip >= length) {
+      skip -= length;
+      length = this.#pieceBytes(++piece);
+    }
+    let first = buffers[piece]!;
+    if (table[piece * 3] !== 0) {
+      assert(table[piece * 3] === this.#slab.id, 'A piece of an arena cannot wait');
+      this.#restViews ??= new ViewCache(this.bytes);
+      first = this.#restViews.view(table[piece * 3 + 1]! + skip, length - skip);
+    } else if (skip !== 0) first = first.subarray(skip);
+    this.totalBytes -= sentBytes + first.length;
+    const gone = piece + 1;
+    const count = this.bufferCount - gone;
+    table.copyWithin(0, gone * 3, this.bufferCount * 3);
+    for (let i = 0; i < count; i++) buffers[i] = buffers[i + gone]!;
+    for (let i = count; i < this.bufferCount; i++) buffers[i] = NOTHING;
+    this.bufferCount = count;
+    return first;
+  }
+
+  #pieceBytes(piece: number): number {
+    return this.table[piece * 3] === 0 ? this.buffers[piece]!.length : this.table[piece * 3 + 2]!;
+  }
+
   clear(): void {
     for (let i = 0; i < this.bufferCount; i++) this.buffers[i] = NOTHING;
     this.bufferCount = 0;
