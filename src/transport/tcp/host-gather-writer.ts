@@ -24,6 +24,8 @@ export class HostGatherWriter {
   readonly #piece: Uint8Array[] = [new Uint8Array(0)];
   /** The rest of it waits for room. */
   #waiting: Batch | undefined;
+  /** The socket failed: nothing more is written. */
+  #isLost = false;
 
   /**
    * @param onDrained a write that could not be finished at once is finished
@@ -75,6 +77,7 @@ export class HostGatherWriter {
         this.#waiting = batch;
         return false;
       }
+      if (this.#isLost) break;
     }
     this.#waiting = undefined;
     return true;
@@ -89,6 +92,7 @@ export class HostGatherWriter {
   }
 
   #failed(error: Error): void {
+    this.#isLost = true;
     this.#waiting = undefined;
     this.#onError(error);
   }
