@@ -27,19 +27,24 @@ export class ProductTarget {
   /**
    * @param flags of `nvmeferry target`: one namespace
    * @param nodeFlags before the script
+   * @param root of the package: another checkout, to compare with
    */
-  static async start(flags: readonly string[], nodeFlags: readonly string[] = []): Promise<ProductTarget> {
+  static async start(
+    flags: readonly string[],
+    nodeFlags: readonly string[] = [],
+    root: string = PACKAGE_ROOT,
+  ): Promise<ProductTarget> {
     const listen = ['--listen', '127.0.0.1:0', '--discovery', 'off', '--log-level', 'warn'];
-    return ProductTarget.#start([...listen, ...flags], nodeFlags);
+    return ProductTarget.#start([...listen, ...flags], nodeFlags, root);
   }
 
   /** @param path of a configuration: one subsystem with one namespace, one port */
   static fromConfig(path: string): Promise<ProductTarget> {
-    return ProductTarget.#start(['--config', path], []);
+    return ProductTarget.#start(['--config', path], [], PACKAGE_ROOT);
   }
 
-  static async #start(flags: readonly string[], nodeFlags: readonly string[]): Promise<ProductTarget> {
-    const main = `${PACKAGE_ROOT}dist/cli/main.js`;
+  static async #start(flags: readonly string[], nodeFlags: readonly string[], root: string): Promise<ProductTarget> {
+    const main = `${root}dist/cli/main.js`;
     const child = start(
       pinned(SERVER_CORE, [process.execPath, ...nodeFlags, main, 'target', '--output', 'json', ...flags]),
     );

@@ -10,8 +10,8 @@ import { checked } from '../../native/native-error.ts';
 
 /** Whose socket it is. */
 export interface PumpMember {
-  /** Bytes are there, or the end of the stream, or maybe nothing. */
-  readable(): void;
+  /** Bytes are there, or the end of the stream, or maybe nothing. @param alone no other socket of the thread has bytes now */
+  readable(alone: boolean): void;
 }
 
 /** Events looked at per turn. */
@@ -101,7 +101,7 @@ export class SocketPump {
     for (let i = 0; i < ready; i++) {
       const token = events[i]!;
       // one before it may have closed or paused it, or have closed it and opened another
-      if (this.#watched[token]) this.#members[token]!.readable();
+      if (this.#watched[token]) this.#members[token]!.readable(ready === 1);
     }
   }
 }

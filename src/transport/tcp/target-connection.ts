@@ -140,8 +140,11 @@ export class TcpTargetConnection
     return this.#reader.nextBuffer();
   }
 
-  /** Reads what is there: as often as a read brings much, so that what came meanwhile is answered with the rest. */
-  readable(): void {
+  /**
+   * Reads what is there: as often as a read brings much, so that what came meanwhile is answered with the rest. Where others wait as well, once:
+   * what comes meanwhile is more by the time it is this connection's turn again.
+   */
+  readable(alone: boolean): void {
     const { counters } = this.#link;
     let received = 0;
     this.#writer.beginTurn();
@@ -152,7 +155,7 @@ export class TcpTargetConnection
         counters.bytesIn += received;
         if (this.#link.state < LinkState.Terminating) this.#reader.read(received);
         this.#writer.noteAnswers();
-        if (received < READ_AGAIN_BYTES || received > READ_ENOUGH_BYTES || this.#writer.busy) break;
+        if (received < READ_AGAIN_BYTES || received > READ_ENOUGH_BYTES || this.#writer.busy || !alone) break;
       }
       this.#writer.endTurn();
     } catch (error) {

@@ -54,7 +54,11 @@ class Taker implements SourceOwner, ReceivePlan {
     return !this.stops;
   }
 
-  readable(): void {
+  /** What the pump said at each call. */
+  readonly alone: boolean[] = [];
+
+  readable(alone: boolean): void {
+    this.alone.push(alone);
     const length = this.source.receive(this);
     if (length < 0) {
       this.#end(this.source.endReason);
@@ -120,6 +124,23 @@ for (const useAddon of [true, false]) {
       }
       expect(taker.received.equals(data)).to.equal(true);
     });
+
+    if (useAddon) {
+      it('tells whether others have bytes as well', async () => {
+        const one = await open();
+        const two = await open();
+        one.client.write('a');
+        two.client.write('b');
+        one.taker.source.start();
+        two.taker.source.start();
+        // (both were there before the first look)
+        while (one.taker.received.length + two.taker.received.length < 2) await nextTurn();
+        expect([...one.taker.alone, ...two.taker.alone]).to.deep.equal([false, false]);
+        one.client.write('c');
+        while (one.taker.received.length < 2) await nextTurn();
+        expect(one.taker.alone).to.deep.equal([false, true]);
+      });
+    }
 
     it("tells the peer's end once, behind its last bytes", async () => {
       const { taker, client } = await open();
