@@ -17,12 +17,14 @@ export {
 } from './migration/state-section.ts';
 export type { DeviceFront, End, EndController, EndNamespace, GuestMemoryMover } from './orchestrator/end.ts';
 export { FabricEnd } from './orchestrator/fabric-end.ts';
+export { HypervisorProgram } from './orchestrator/hypervisor-program.ts';
 export { Journal, type JournalEntry, type MoveJournal } from './orchestrator/journal.ts';
 export { Move } from './orchestrator/move.ts';
 export { MoveError, type MoveErrorCode, type MoveOutcome } from './orchestrator/move-error.ts';
 export type { MoveEvent, MoveOptions } from './orchestrator/move-options.ts';
 export { bytesOf, type MoveReport } from './orchestrator/move-report.ts';
 export type { MovePlan, MoveRecord, MoveSpec, MoveTuning } from './orchestrator/move-spec.ts';
+export { VmMemory, type VmMemoryRegion } from './orchestrator/vm-memory.ts';
 export {
   CdqEvent,
   EntryRange,

@@ -43,6 +43,8 @@ export class Convergence {
   #dirtyRate = 0;
   #least = Number.POSITIVE_INFINITY;
   #withoutProgress = 0;
+  /** Of the pause, beside the switch and copying: as it was measured last. */
+  finishMs = 0;
 
   constructor(options: ConvergenceOptions) {
     this.#options = options;
@@ -78,7 +80,11 @@ export class Convergence {
   get blackoutMs(): number {
     const left = this.rounds.at(-1)?.dirtiedBytes;
     if (left === undefined) return Number.POSITIVE_INFINITY;
-    return this.#options.switchMs + (left === 0 ? 0 : this.#copyMs(left));
+    return this.#fixedMs + (left === 0 ? 0 : this.#copyMs(left));
+  }
+
+  get #fixedMs(): number {
+    return this.#options.switchMs + this.finishMs;
   }
 
   #copyMs(bytes: number): number {
@@ -104,7 +110,7 @@ export class Convergence {
 
   /** Bytes that can be copied within the budget, at that rate. */
   #bytesWithin(copyRate: number): number {
-    return ((this.#options.blackoutBudgetMs - this.#options.switchMs) * copyRate) / 1000;
+    return ((this.#options.blackoutBudgetMs - this.#fixedMs) * copyRate) / 1000;
   }
 
   get verdict(): Verdict {

@@ -71,6 +71,8 @@ export interface EndController {
   /** What the controller has written since the last call; forgets it. `isFinal`: the controller is suspended, and there is nothing more. */
   memoryChanges(): Promise<{ readonly runs: readonly MemoryRun[]; readonly isFinal: boolean }>;
   stopTrackingMemory(): Promise<void>;
+  /** Why it cannot tell what it writes to memory, and the remedy; undefined: it can. */
+  untracked?(): Promise<string | undefined>;
   /** What keeps it from going on as that controller of that end, as far as both tell without trying: each the thing and the remedy. */
   differences?(destination: End, cntlid: number): Promise<readonly string[]>;
 }
@@ -100,8 +102,8 @@ export interface DeviceFront {
   pause(): Promise<void>;
   /** Memory and interrupts go to that end; the controller there need not run yet. Only while paused. Idempotent. */
   attach(end: 'source' | 'destination'): Promise<void>;
-  /** Accesses go on, those that waited first. Idempotent. */
-  resume(): Promise<void>;
+  /** Accesses go on, those that waited first; at that end, where the guest itself moves. Idempotent. */
+  resume(end: 'source' | 'destination'): Promise<void>;
   close(): Promise<void>;
 }
 

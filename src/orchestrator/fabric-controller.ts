@@ -105,10 +105,8 @@ export class FabricController implements EndController {
   async trackMemory(ranges: readonly MemoryRun[]): Promise<void> {
     await this.#end.repeat(async (link) => {
       const { identify } = link.controller;
-      if ((identify.trattr & TrackingAttribute.HostMemory) === 0) {
-        const remedy = 'copy its memory while it is suspended, or serve it by one that does (THMCS)';
-        throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', `${this.#end.name} does not track memory: ${remedy}`);
-      }
+      const untracked = this.#untracked(identify);
+      if (untracked !== undefined) throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', untracked);
       for (let exponent = identify.minmrtg; ; exponent++) {
         try {
           await link.migration.trackMemory(this.cntlid, exponent, unitsOf(ranges, exponent, identify));
@@ -120,6 +118,16 @@ export class FabricController implements EndController {
       }
       this.#tracked = link;
     });
+  }
+
+  async untracked(): Promise<string | undefined> {
+    return this.#untracked((await this.#end.link()).controller.identify);
+  }
+
+  #untracked({ trattr }: IdentifyController): string | undefined {
+    if ((trattr & TrackingAttribute.HostMemory) !== 0) return undefined;
+    const remedy = 'copy its memory while it is suspended, or serve it by one that does (THMCS)';
+    return `${this.#end.name} does not track memory: ${remedy}`;
   }
 
   async memoryChanges(): Promise<{ readonly runs: readonly MemoryRun[]; readonly isFinal: boolean }> {

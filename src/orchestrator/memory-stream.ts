@@ -1,32 +1,43 @@
 /** The memory of a VM that moves to another memory: what its controller writes, told by the controller, and what its CPUs write, told by the mover. */
+import type { Clock } from '../util/clock.ts';
 import type { EndController, GuestMemoryMover, MemoryRun } from './end.ts';
 import type { RateLimit } from './rate-limit.ts';
 import type { Stream } from './stream.ts';
 
 const PIECE_BYTES = 1 << 20;
 
+export interface MemoryStreamOptions {
+  readonly mover: GuestMemoryMover;
+  /** Of the source. */
+  readonly controller: EndController;
+  readonly rate: RateLimit;
+  readonly clock: Clock;
+}
+
 export class MemoryStream implements Stream {
   readonly name = 'guest memory';
   readonly #mover: GuestMemoryMover;
   readonly #controller: EndController;
   readonly #rate: RateLimit;
+  readonly #clock: Clock;
   #left: readonly MemoryRun[] = [];
-  #isFinal = false;
   allocatedBytes = 0;
   copiedBytes = 0;
   dirtiedBytes = 0;
+  /** It is looked for what the CPUs have changed, once more: as long as it took the last time. */
+  finishMs = 0;
 
-  constructor(mover: GuestMemoryMover, controller: EndController, rate: RateLimit) {
+  constructor({ mover, controller, rate, clock }: MemoryStreamOptions) {
     this.#mover = mover;
     this.#controller = controller;
     this.#rate = rate;
+    this.#clock = clock;
   }
 
   async first(signal: AbortSignal | undefined): Promise<void> {
     await this.#controller.trackMemory(this.#mover.ranges);
     await this.#mover.changes(); // all of it: copied below
-    this.allocatedBytes = bytesIn(this.#mover.ranges);
-    await this.#copy(this.#mover.ranges, signal);
+    this.allocatedBytes = await this.#copy(this.#mover.ranges, signal);
   }
 
   /** In pieces: within the rate, and soon ended. */
@@ -46,11 +57,17 @@ export class MemoryStream implements Stream {
   }
 
   async look(): Promise<number> {
-    const [written, changed] = await Promise.all([this.#controller.memoryChanges(), this.#mover.changes()]);
+    const [{ runs }, changed] = await Promise.all([this.#controller.memoryChanges(), this.#changes()]);
     // what is not copied yet stays: the controller has forgotten it
-    this.#left = merged([...this.#left, ...written.runs, ...changed]);
-    this.#isFinal = written.isFinal;
+    this.#left = merged([...this.#left, ...runs, ...changed]);
     return bytesIn(this.#left);
+  }
+
+  async #changes(): Promise<readonly MemoryRun[]> {
+    const startMs = this.#clock.nowMs();
+    const changed = await this.#mover.changes();
+    this.finishMs = this.#clock.nowMs() - startMs;
+    return changed;
   }
 
   async again(signal: AbortSignal | undefined): Promise<void> {
@@ -60,11 +77,14 @@ export class MemoryStream implements Stream {
 
   /** The VM and its controller are still: `isFinal` comes. */
   async finish(signal: AbortSignal | undefined): Promise<void> {
-    do {
-      await this.look();
-      if (this.#left.length > 0) await this.again(signal);
+    for (;;) {
+      const { runs, isFinal } = await this.#controller.memoryChanges();
+      this.#left = merged([...this.#left, ...runs]);
+      if (isFinal) break;
       signal?.throwIfAborted();
-    } while (!this.#isFinal);
+    }
+    this.#left = merged([...this.#left, ...(await this.#changes())]);
+    await this.again(signal);
   }
 }
 

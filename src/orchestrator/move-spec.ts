@@ -93,6 +93,8 @@ export interface MovePlan {
   readonly warnings: readonly Finding[];
   /** To be copied at least. */
   readonly allocatedBytes: number;
+  /** Of them, the memory of a VM. */
+  readonly memoryBytes: number;
   /** Of the pause, of what is known before anything was copied: without what is changed meanwhile. */
   readonly switchMs: number;
   /** Where it was measured (`tuning.observeMs`). */

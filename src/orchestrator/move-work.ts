@@ -204,7 +204,10 @@ export class MoveWork {
       copied.push({ planned, stream, copier });
     }
     this.#copied = copied;
-    this.#memory = memory === undefined ? undefined : new MemoryStream(memory, this.sourceController, this.#rate);
+    this.#memory =
+      memory === undefined
+        ? undefined
+        : new MemoryStream({ mover: memory, controller: this.sourceController, rate: this.#rate, clock });
     const streams = [...copied.map(({ stream }) => stream), ...(this.#memory === undefined ? [] : [this.#memory])];
     const started = this.report.rounds.length;
     return new PreCopy({

@@ -67,11 +67,14 @@ class Planner {
     const observeMs = this.#options.tuning?.observeMs ?? 0;
     const isPossible = this.#refusals.length === 0 && copied.length > 0 && observeMs > 0;
     const sources = copied.map(({ source }) => source.source);
+    const memoryBytes = (this.#options.memory?.ranges ?? []).reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    this.#allocatedBytes += memoryBytes;
     return {
       record,
       refusals: this.#refusals,
       warnings: this.#warnings,
       allocatedBytes: this.#allocatedBytes,
+      memoryBytes,
       switchMs,
       ...(isPossible ? { forecast: await this.#forecast(sources, observeMs, switchMs) } : {}),
     };
@@ -223,6 +226,10 @@ class Planner {
       );
       return;
     }
+    if (memory !== undefined && front === undefined) {
+      const remedy = 'name what stops them while the rest is copied';
+      this.#refuse('memory', `The memory of a VM is named, and nothing that stops its CPUs: ${remedy}`);
+    }
     for (const [end, cntlid] of [
       [source, controller.source],
       [destination, controller.destination],
@@ -245,6 +252,8 @@ class Planner {
       const remedy = 'end the migration that suspended it, or resume it';
       this.#refuse('controller', `Controller ${controller.source} at ${source.name} is suspended already: ${remedy}`);
     }
+    const untracked = memory === undefined ? undefined : await source.controller(controller.source).untracked?.();
+    if (untracked !== undefined) this.#refuse('memory', untracked);
     const found = await source.controller(controller.source).differences?.(destination, controller.destination);
     for (const difference of found ?? []) this.#refuse('compatibility', difference);
   }

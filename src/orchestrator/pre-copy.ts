@@ -75,8 +75,16 @@ export class PreCopy {
         }
       }
       if (verdict.kind !== 'again' || convergence.rounds.length >= roundsMax) {
+        const askedMs = this.#options.clock.nowMs();
         const answer = (await this.#options.onStuck?.(this.#stuck())) ?? 'refuse';
-        if (answer !== 'again') return answer === 'cut';
+        if (answer === 'refuse') return false;
+        const tookMs = this.#options.clock.nowMs() - askedMs;
+        // whoever thought about it meanwhile was told of less than there is now
+        const isOld = tookMs > convergence.rounds.at(-1)!.durationMs;
+        if (answer === 'cut') {
+          if (isOld) await this.#round((stream, stop) => stream.again(stop));
+          return true;
+        }
       }
       await this.#round((stream, stop) => stream.again(stop));
     }
@@ -101,6 +109,7 @@ export class PreCopy {
     await all(streams, async (stream) => {
       dirtiedBytes += await stream.look();
     });
+    this.convergence.finishMs = Math.max(0, ...streams.map(({ finishMs = 0 }) => finishMs));
     this.convergence.add({ bytes: sum(streams, ({ copiedBytes }) => copiedBytes) - before, durationMs, dirtiedBytes });
     this.#options.onRound?.(this.convergence);
   }

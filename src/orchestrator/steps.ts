@@ -98,7 +98,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
     },
     undo: async ({ work }) => {
       await work.sourceController.resume();
-      await work.options.front?.resume();
+      await work.options.front?.resume('source');
     },
     undoing: 'first',
   },
@@ -160,7 +160,7 @@ export const AFTER_COMMIT: readonly Step[] = [
       if (await destinationController.isSuspended()) await destinationController.resume();
     },
   },
-  { name: 'release', kind: 'controller', take: async ({ work }) => work.options.front?.resume() },
+  { name: 'release', kind: 'controller', take: async ({ work }) => work.options.front?.resume('destination') },
   { name: 'clean-up', take: cleanUp },
 ];
 

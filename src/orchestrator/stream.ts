@@ -21,6 +21,8 @@ export interface Stream {
    * @throws MoveError NVMEOF_ERR_MISCOMPARE
    */
   verify?(signal: AbortSignal | undefined): Promise<void>;
+  /** What `finish` takes beside copying what is left, about. */
+  readonly finishMs?: number;
   /** Bytes that `verify` would compare now. */
   readonly unverifiedBytes?: number;
 }

@@ -75,18 +75,27 @@ class RemoteFunction implements PciFunction {
   close(): void {}
 }
 
+function ramOf({ ram }: Guest, path: string | undefined): number {
+  if (path === undefined) return createMemfd({ name: 'ram', lengthBytes: ram.lengthBytes });
+  const fd = fs.openSync(path, 'w+');
+  fs.ftruncateSync(fd, ram.lengthBytes);
+  return fd;
+}
+
 export class RemoteVm {
   readonly guest: Guest;
-  readonly client: VfioUserClient;
-  readonly ramFd: number;
-  readonly #ram: MappedMemory;
+  client: VfioUserClient;
+  ramFd: number;
+  #ram: MappedMemory;
   readonly #lines: EventFd[];
-  readonly #function: RemoteFunction;
+  #function: RemoteFunction;
+  readonly #config: Uint8Array;
 
-  private constructor(guest: Guest, client: VfioUserClient, vectors: number, config: Uint8Array) {
+  private constructor(guest: Guest, client: VfioUserClient, vectors: number, config: Uint8Array, ramPath?: string) {
     this.guest = guest;
     this.client = client;
-    this.ramFd = createMemfd({ name: 'ram', lengthBytes: guest.ram.lengthBytes });
+    this.#config = config;
+    this.ramFd = ramOf(guest, ramPath);
     this.#ram = MappedMemory.map({ fd: this.ramFd, lengthBytes: guest.ram.lengthBytes });
     guest.ram.moveTo(new Uint8Array(this.#ram.buffer));
     this.#function = new RemoteFunction(client, config, vectors);
@@ -97,8 +106,12 @@ export class RemoteVm {
     });
   }
 
-  /** Connects as QEMU does: memory, then interrupts. @param onClose the device is gone */
-  static async connect(path: string, onClose?: () => void): Promise<RemoteVm> {
+  /**
+   * Connects as QEMU does: memory, then interrupts.
+   * @param onClose the device is gone
+   * @param ramPath its memory is that file, which is made; default: none that anybody else could name
+   */
+  static async connect(path: string, onClose?: () => void, ramPath?: string): Promise<RemoteVm> {
     const guest = new Guest({ ramBytes: RAM_BYTES });
     const client = await VfioUserClient.connect(path, {
       onClose,
@@ -106,9 +119,27 @@ export class RemoteVm {
     });
     const config = await client.readRegion(CONFIG, 0, 256);
     const { count } = await client.irqInfo(MSIX);
-    const vm = new RemoteVm(guest, client, count, Uint8Array.from(config));
+    const vm = new RemoteVm(guest, client, count, Uint8Array.from(config), ramPath);
     await vm.share(client);
     return vm;
+  }
+
+  /** Goes on, as another hypervisor's VM: with that device, in that memory. It is paused. */
+  async moveTo(path: string, ramPath: string): Promise<void> {
+    const client = await VfioUserClient.connect(path);
+    this.guest.unplug();
+    this.client.close();
+    fs.closeSync(this.ramFd);
+    const before = this.#ram;
+    this.client = client;
+    this.ramFd = fs.openSync(ramPath, 'r+');
+    this.#ram = MappedMemory.map({ fd: this.ramFd, lengthBytes: before.byteLength });
+    this.guest.ram.moveTo(new Uint8Array(this.#ram.buffer));
+    await before.unmap();
+    this.#function = new RemoteFunction(client, this.#config, this.#lines.length);
+    this.guest.plug(this.#function);
+    await this.share(client);
+    await this.readDword(0x1c);
   }
 
   /** Gives that device the memory and the interrupts. */

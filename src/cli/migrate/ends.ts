@@ -1,10 +1,13 @@
 /** The ends of a move by what is on the command line, or in the journal of one that was begun. */
+import { resolve } from 'node:path';
 import type { HostOptions } from '../../initiator/options.ts';
 import { parseNvmeUri } from '../../initiator/uri.ts';
-import type { DeviceFront, End } from '../../orchestrator/end.ts';
+import type { DeviceFront, End, GuestMemoryMover } from '../../orchestrator/end.ts';
 import { FabricEnd } from '../../orchestrator/fabric-end.ts';
 import { FrontControl } from '../../orchestrator/front-control.ts';
+import { HypervisorProgram } from '../../orchestrator/hypervisor-program.ts';
 import type { MoveRecord } from '../../orchestrator/move-spec.ts';
+import { VmMemory, type VmMemoryRegion } from '../../orchestrator/vm-memory.ts';
 import { NVMEOF_PORT } from '../../spec/nqn.ts';
 import { ConfigError } from '../../util/error.ts';
 import type { MigrateFlags } from './flags.ts';
@@ -22,15 +25,18 @@ export interface MoveContext {
   readonly source: EndAddress;
   readonly destination: EndAddress;
   readonly front?: { readonly control: string; readonly source: string; readonly destination: string } | undefined;
+  readonly hypervisor?: string | undefined;
 }
 
 export function contextOf(source: string, destination: string, flags: MigrateFlags): MoveContext {
-  const { hostnqn, hostid, hdrDigest, dataDigest, front, fromSocket, toSocket } = flags;
+  const { hostnqn, hostid, hdrDigest, dataDigest, front, fromSocket, toSocket, hypervisor } = flags;
   const end = (uri: string): EndAddress => ({ uri, hostnqn, hostid, headerDigest: hdrDigest, dataDigest });
   return {
     source: end(source),
     destination: end(destination),
     ...(front === undefined ? {} : { front: { control: front, source: fromSocket!, destination: toSocket! } }),
+    // of another process, which may work elsewhere
+    ...(hypervisor === undefined ? {} : { hypervisor: resolve(hypervisor) }),
   };
 }
 
@@ -63,12 +69,17 @@ export interface Ends {
   readonly source: End;
   readonly destination: End;
   readonly front: DeviceFront | undefined;
+  readonly memory: GuestMemoryMover | undefined;
   close(): Promise<void>;
 }
 
-/** Both ends, there and willing. */
-export async function connectEnds(context: MoveContext, signal: AbortSignal): Promise<Ends> {
-  return opened(context, (address) => FabricEnd.connect(optionsOf(address, signal)));
+/** Both ends, there and willing. @param memory of the VM; another process that undoes or finishes the move needs none */
+export async function connectEnds(
+  context: MoveContext,
+  signal: AbortSignal,
+  memory: readonly VmMemoryRegion[],
+): Promise<Ends> {
+  return opened(context, (address) => FabricEnd.connect(optionsOf(address, signal)), memory);
 }
 
 /** Of a move that was begun: either end may be gone, and is connected to when it is needed. The front has to be there. */
@@ -76,19 +87,33 @@ export async function reachableEnds(context: MoveContext): Promise<Ends> {
   return opened(context, async (address) => new FabricEnd(optionsOf(address)));
 }
 
-async function opened(context: MoveContext, open: (address: EndAddress) => Promise<FabricEnd>): Promise<Ends> {
+async function opened(
+  context: MoveContext,
+  open: (address: EndAddress) => Promise<FabricEnd>,
+  regions: readonly VmMemoryRegion[] = [],
+): Promise<Ends> {
   const all: { close(): Promise<void> }[] = [];
   try {
     const source = await open(context.source);
     all.push(source);
     const destination = await open(context.destination);
     all.push(destination);
-    let front: FrontControl | undefined;
+    let front: DeviceFront | undefined;
+    let memory: VmMemory | undefined;
+    if (regions.length > 0) {
+      memory = await VmMemory.open(regions);
+      all.push(memory);
+    }
+    if (context.hypervisor !== undefined) {
+      const program = new HypervisorProgram(context.hypervisor);
+      await program.check();
+      front = program;
+    }
     if (context.front !== undefined) {
       front = await FrontControl.connect(context.front.control, context.front);
       all.push(front);
     }
-    return { source, destination, front, close: () => closeAll(all) };
+    return { source, destination, front, memory, close: () => closeAll(all) };
   } catch (error) {
     await closeAll(all);
     throw error;

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { isNvmeUri } from '../../initiator/uri.ts';
 import type { Verification, WhenStuck } from '../../orchestrator/move-spec.ts';
+import type { VmMemoryRegion } from '../../orchestrator/vm-memory.ts';
 import { ConfigError } from '../../util/error.ts';
 import { parseBytes, parseInteger } from '../host/address.ts';
 
@@ -18,6 +19,8 @@ export interface MigrateFlags {
   readonly front?: string;
   readonly fromSocket?: string;
   readonly toSocket?: string;
+  readonly hypervisor?: string;
+  readonly memory: VmMemoryRegion[];
   readonly announce: string;
   readonly rate?: number;
   readonly blackout: number;
@@ -52,6 +55,32 @@ function parseRate(text: string): number {
   return value;
 }
 
+const memoryList = (text: string, before: VmMemoryRegion[] = []): VmMemoryRegion[] => [...before, parseMemory(text)];
+
+const MEMORY_NEEDED =
+  'Needed is SOURCE=DESTINATION[,address=BYTES][,offset=BYTES][,length=BYTES], such as /dev/shm/a=/dev/shm/b,address=4g.';
+
+/** The files, and where they are in the VM. */
+export function parseMemory(text: string): VmMemoryRegion {
+  const [files = '', ...rest] = text.split(',');
+  const [source = '', destination = '', more] = files.split('=');
+  if (source === '' || destination === '' || more !== undefined) throw new InvalidArgumentError(MEMORY_NEEDED);
+  const found: Partial<Record<'address' | 'offsetBytes' | 'lengthBytes', number>> = {};
+  for (const part of rest) {
+    const [key = '', value = ''] = part.split('=');
+    const name = MEMORY_KEYS[key];
+    if (name === undefined || found[name] !== undefined) throw new InvalidArgumentError(MEMORY_NEEDED);
+    found[name] = /^0x[\da-f]{1,13}$/i.test(value) ? Number(value) : parseBytes(value);
+  }
+  return { source, destination, ...found };
+}
+
+const MEMORY_KEYS: Readonly<Record<string, 'address' | 'offsetBytes' | 'lengthBytes'>> = {
+  address: 'address',
+  offset: 'offsetBytes',
+  length: 'lengthBytes',
+};
+
 function parseReport(text: string): string {
   if (!/\.(?:html|json|txt)$/.test(text))
     throw new InvalidArgumentError('A file that ends in .html, .json or .txt is needed.');
@@ -74,6 +103,16 @@ export function addMigrateOptions(command: Command): Command {
     .option('--front <socket>', "control socket of the front process that holds the VM's device")
     .option('--from-socket <socket>', 'vfio-user socket of the source, as the front reaches it')
     .option('--to-socket <socket>', 'vfio-user socket of the destination, as the front reaches it')
+    .option(
+      '--hypervisor <program>',
+      'the VM moves as well: run with pause, attach destination, resume source|destination',
+    )
+    .option(
+      '--memory <file=file>',
+      "VM's memory here and there[,address=][,offset=][,length=]; repeatable; needs --hypervisor",
+      memoryList,
+      [],
+    )
     .option('--announce <address:port|off>', "where hosts find the destination (default: the URI's)", 'uri')
     .option('--rate <bytes>', 'copied a second before the pause, at most, such as 200m', parseRate)
     .option('--blackout <ms>', 'longest pause that is planned for', parsePositive, 300)
@@ -122,14 +161,22 @@ export function checkFlags(source: string | undefined, destination: string | und
   checkFront(flags);
 }
 
-function checkFront({ controller, toController, front, fromSocket, toSocket }: MigrateFlags): void {
-  if (controller === undefined && (toController ?? front) !== undefined) {
+function checkFront({ controller, toController, front, fromSocket, toSocket, hypervisor, memory }: MigrateFlags): void {
+  if (controller === undefined && (toController ?? front ?? hypervisor ?? memory[0]) !== undefined) {
     throw new ConfigError(
-      'migrate: --to-controller and --front belong to a move of a controller; name it with --controller',
+      'migrate: --to-controller, --front, --hypervisor and --memory belong to a move of a controller; name it with --controller',
     );
   }
   const named = [front, fromSocket, toSocket].filter((value) => value !== undefined).length;
   if (named !== 0 && named !== 3) {
     throw new ConfigError('migrate: --front, --from-socket and --to-socket belong together; give all three, or none');
+  }
+  if (hypervisor !== undefined && front !== undefined) {
+    throw new ConfigError('migrate: --front keeps a VM where it is, --hypervisor moves it; give one of them');
+  }
+  if (memory.length > 0 && hypervisor === undefined) {
+    throw new ConfigError(
+      "migrate: --memory without --hypervisor: nothing stops the VM's CPUs while the rest is copied; name a program that does",
+    );
   }
 }

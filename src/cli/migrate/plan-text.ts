@@ -3,7 +3,7 @@ import type { MovePlan } from '../../orchestrator/move-spec.ts';
 import { bytesText, durationText, rateText } from './units.ts';
 
 export function planText(plan: MovePlan, source: string, destination: string): string {
-  const { record, refusals, warnings, allocatedBytes, switchMs, forecast } = plan;
+  const { record, refusals, warnings, allocatedBytes, memoryBytes, switchMs, forecast } = plan;
   const { controller } = record.spec;
   const lines = [
     `from ${source}`,
@@ -17,6 +17,7 @@ export function planText(plan: MovePlan, source: string, destination: string): s
         ? `namespace ${nsid}: ${size}, shared, not copied`
         : `namespace ${nsid}: ${size}, copied`;
     }),
+    ...(memoryBytes === 0 ? [] : [`memory of the VM: ${bytesText(memoryBytes)}, copied`]),
     `to copy: ${bytesText(allocatedBytes)}; epoch ${record.epoch}`,
   ];
   if (forecast !== undefined) {

@@ -9,7 +9,7 @@ import type { MoveSpec } from '../../orchestrator/move-spec.ts';
 import { moveStatus } from '../../orchestrator/move-status.ts';
 import { systemClock } from '../../util/clock.ts';
 import { ConfigError } from '../../util/error.ts';
-import { askWhatToDo } from './ask.ts';
+import { type AskTerminal, askWhatToDo } from './ask.ts';
 import { connectEnds, contextOf, type Ends, type MoveContext, peerOf } from './ends.ts';
 import type { MigrateFlags } from './flags.ts';
 import { interruptible } from './interrupt.ts';
@@ -23,12 +23,17 @@ const OBSERVE_MS = 1000;
 const SALT_MAX = 2 ** 15;
 
 export async function runMove(source: string, destination: string, flags: MigrateFlags): Promise<void> {
+  if (flags.whenStuck === 'ask' && flags.throttle !== true && flags.dryRun !== true && !process.stdin.isTTY) {
+    throw new ConfigError(
+      'migrate: --when-stuck ask: stdin is no terminal where somebody could answer; say refuse, throttle or cut',
+    );
+  }
   const teller = new Teller(flags.output);
   const onFirst = (): void =>
     teller.line('interrupted: before the commit it is undone, after it finished', { event: 'interrupted' });
   await interruptible(onFirst, async (signal) => {
     const context = contextOf(source, destination, flags);
-    const ends = await connected(context, signal);
+    const ends = await connected(context, signal, flags.memory);
     try {
       const spec = await specOf(ends, destination, flags);
       const options = { ...ends, spec, context, signal, clock: systemClock };
@@ -40,9 +45,9 @@ export async function runMove(source: string, destination: string, flags: Migrat
   });
 }
 
-async function connected(context: MoveContext, signal: AbortSignal): Promise<Ends> {
+async function connected(context: MoveContext, signal: AbortSignal, memory: MigrateFlags['memory']): Promise<Ends> {
   try {
-    return await connectEnds(context, signal);
+    return await connectEnds(context, signal, memory);
   } catch (cause) {
     if (!signal.aborted) throw cause;
     const message = 'migrate: Interrupted before both ends were there; nothing was touched';
@@ -50,7 +55,7 @@ async function connected(context: MoveContext, signal: AbortSignal): Promise<End
   }
 }
 
-type Options = Omit<MoveOptions, 'journal' | 'tuning' | 'onEvent'>;
+type Options = Omit<MoveOptions, 'journal' | 'tuning' | 'onEvent' | 'signal'> & { readonly signal: AbortSignal };
 
 async function specOf(ends: Ends, destination: string, flags: MigrateFlags): Promise<MoveSpec> {
   const { namespaceId, shared, overwrite, controller, toController, announce } = flags;
@@ -119,7 +124,9 @@ async function moveWith(options: Options, flags: MigrateFlags, teller: Teller, p
       salt: randomInt(SALT_MAX),
       tuning: tuningOf(flags),
       onEvent: teller.event,
-      ...(flags.whenStuck === 'ask' && flags.throttle !== true ? { onStuck: askWhatToDo(teller) } : {}),
+      ...(flags.whenStuck === 'ask' && flags.throttle !== true
+        ? { onStuck: askWhatToDo(teller, terminalOf(options.signal)) }
+        : {}),
     });
     const plan = await held(move.plan());
     teller.line(planText(plan, options.source.name, options.destination.name), { event: 'plan', ...plan });
@@ -136,6 +143,14 @@ async function moveWith(options: Options, flags: MigrateFlags, teller: Teller, p
   } finally {
     await journal.close();
   }
+}
+
+/** What is asked goes to stderr: stdout may be a program's. */
+function terminalOf(signal: AbortSignal): AskTerminal {
+  return {
+    ...{ input: process.stdin, output: process.stderr, signal },
+    onInterrupt: () => process.kill(process.pid, 'SIGINT'),
+  };
 }
 
 async function tell(move: Move, flags: MigrateFlags, teller: Teller): Promise<void> {

@@ -3,9 +3,18 @@ import type { Move } from '../../orchestrator/move.ts';
 import type { MoveEvent } from '../../orchestrator/move-options.ts';
 import { bytesOf } from '../../orchestrator/move-report.ts';
 import type { MovePlan } from '../../orchestrator/move-spec.ts';
-import { bytesText, durationText, rateText, sparkline } from './units.ts';
+import { picture } from './picture.ts';
+import { bytesText, durationText, rateText } from './units.ts';
 
 const REDRAW_MS = 200;
+const COLUMNS_DEFAULT = 80;
+
+/** What of a stream is used. */
+export interface TellerOutput {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  write(text: string): unknown;
+}
 
 const STEP_TEXTS: Readonly<Record<string, string>> = {
   'close-destination': 'destination closed to hosts',
@@ -25,7 +34,10 @@ const STEP_TEXTS: Readonly<Record<string, string>> = {
 
 export class Teller {
   readonly #format: 'text' | 'json';
-  #move: Move | undefined;
+  readonly #out: TellerOutput;
+  /** Somebody else writes on the terminal. */
+  #isHeld = false;
+  #move: Pick<Move, 'report'> | undefined;
   #plan: MovePlan | undefined;
   #timer: NodeJS.Timeout | undefined;
   #step: string | undefined;
@@ -36,14 +48,15 @@ export class Teller {
   #remainingMs: number | undefined;
   #dirtyRate = 0;
 
-  constructor(format: 'text' | 'json') {
+  constructor(format: 'text' | 'json', out: TellerOutput = process.stdout) {
     this.#format = format;
+    this.#out = out;
   }
 
   /** Follows a move until `end`. Holds the process meanwhile. */
-  begin(move: Move): void {
+  begin(move: Pick<Move, 'report'>): void {
     this.#move = move;
-    this.#timer = setInterval(() => this.#draw(), REDRAW_MS);
+    this.#timer = setInterval(() => this.draw(), REDRAW_MS);
   }
 
   end(): void {
@@ -52,11 +65,22 @@ export class Teller {
     this.#wipe();
   }
 
+  /** No picture while `act` has the terminal. */
+  async aside<T>(act: () => Promise<T>): Promise<T> {
+    this.#wipe();
+    this.#isHeld = true;
+    try {
+      return await act();
+    } finally {
+      this.#isHeld = false;
+    }
+  }
+
   line(text: string, json: Readonly<Record<string, unknown>>): void {
-    if (this.#format === 'json') process.stdout.write(`${JSON.stringify(json)}\n`);
+    if (this.#format === 'json') this.#out.write(`${JSON.stringify(json)}\n`);
     else {
       this.#wipe();
-      process.stdout.write(`${text}\n`);
+      this.#out.write(`${text}\n`);
     }
   }
 
@@ -81,7 +105,7 @@ export class Teller {
         this.#dirtyRate = dirtyRate;
         const number = this.#move?.report.rounds.length ?? 0;
         const copied = `${bytesText(round.bytes)} in ${durationText(round.durationMs)}`;
-        const left = `${bytesText(round.dirtiedBytes)} changed meanwhile (${rateText(dirtyRate)})`;
+        const left = `${bytesText(round.dirtiedBytes)} changed (${rateText(dirtyRate)})`;
         const pause = Number.isFinite(round.blackoutMs) ? `, pause ${durationText(round.blackoutMs)}` : '';
         this.line(`  round ${number}: ${copied}, ${left}${pause}`, {
           event: 'round',
@@ -105,40 +129,38 @@ export class Teller {
     }
   };
 
-  #draw(): void {
+  /** The picture, anew; on a terminal only. */
+  draw(): void {
     const move = this.#move;
-    if (move === undefined || this.#format === 'json' || !process.stdout.isTTY) return;
-    const report = move.report;
+    if (move === undefined || this.#isHeld || this.#format === 'json' || this.#out.isTTY !== true) return;
+    const { report } = move;
     const { moved } = bytesOf(report);
     const nowMs = report.totalMs;
-    if (this.#before !== undefined && nowMs > this.#before.atMs) {
-      this.#throughput = ((moved - this.#before.bytes) / (nowMs - this.#before.atMs)) * 1000;
+    const before = this.#before;
+    if (before !== undefined && nowMs > before.atMs) {
+      this.#throughput = ((moved - before.bytes) / (nowMs - before.atMs)) * 1000;
     }
     this.#before = { bytes: moved, atMs: nowMs };
-    const first = report.rounds.length === 0 && this.#step === 'pre-copy';
-    const total = this.#plan?.allocatedBytes ?? 0;
-    const toGo = first && this.#throughput > 0 ? ((total - moved) / this.#throughput) * 1000 : this.#remainingMs;
-    const last = report.rounds.at(-1);
-    const parts = [
-      `${this.#step ?? 'begin'} ${durationText(nowMs)}`,
-      `${bytesText(moved)}${first && total > 0 ? ` of ${bytesText(total)} (${Math.floor((moved / total) * 100)} %)` : ''}`,
-      rateText(this.#throughput),
-    ];
-    const second = [
-      `round ${report.rounds.length + 1}`,
-      `changing ${rateText(this.#dirtyRate)}`,
-      `left ${sparkline(report.rounds.map(({ dirtiedBytes }) => dirtiedBytes))}`,
-      `pause ${last === undefined || !Number.isFinite(last.blackoutMs) ? '?' : durationText(last.blackoutMs)} of ${report.blackoutBudgetMs} ms`,
-      toGo === undefined ? 'no end in sight' : `${durationText(Math.max(0, toGo))} to go`,
-    ];
+    const lines = picture(
+      {
+        report,
+        step: this.#step,
+        plannedBytes: this.#plan?.allocatedBytes ?? 0,
+        throughput: this.#throughput,
+        dirtyRate: this.#dirtyRate,
+        remainingMs: this.#remainingMs,
+      },
+      // the last column would wrap on some
+      (this.#out.columns ?? COLUMNS_DEFAULT) - 1,
+    );
     this.#wipe();
-    process.stdout.write(`${parts.join('   ')}\n${second.join('   ')}`);
-    this.#lines = 2;
+    this.#out.write(lines.join('\n'));
+    this.#lines = lines.length;
   }
 
   #wipe(): void {
     if (this.#lines === 0) return;
-    process.stdout.write(`\r\x1b[K${'\x1b[1A\x1b[K'.repeat(this.#lines - 1)}`);
+    this.#out.write(`\r\x1b[K${'\x1b[1A\x1b[K'.repeat(this.#lines - 1)}`);
     this.#lines = 0;
   }
 }
