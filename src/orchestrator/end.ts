@@ -23,9 +23,45 @@ export interface EndNamespaceIdentity {
   readonly eui64: string | undefined;
 }
 
+/** Of a namespace, as hosts see it; fields of Identify Namespace by their names. */
+export interface NamespaceFigures {
+  readonly metadataBytes: number;
+  /** Type of protection information; 0: none. */
+  readonly protection: number;
+  readonly nmic: number;
+  readonly rescap: number;
+  readonly dlfeat: number;
+  readonly nsattr: number;
+  /** 0's based, in blocks; those of the controller where the namespace has none of its own. */
+  readonly nawun: number;
+  readonly nawupf: number;
+  readonly nacwu: number;
+}
+
+/** Of the controllers of an end, as hosts see them; fields of Identify Controller by their names. */
+export interface ControllerFigures {
+  readonly serial: string;
+  readonly model: string;
+  readonly oncs: number;
+  readonly fuses: number;
+  readonly mdts: number;
+  readonly vwc: number;
+  readonly cmic: number;
+  readonly ctratt: number;
+  /** 0's based. */
+  readonly awun: number;
+  readonly awupf: number;
+  readonly acwu: number;
+  /** Of the manager itself, and of all of the subsystem. */
+  readonly cntlid: number;
+  readonly cntlids: readonly number[];
+}
+
 /** A namespace at one end. */
 export interface EndNamespace {
   readonly identity: EndNamespaceIdentity;
+  /** Undefined: not known. */
+  readonly figures?: NamespaceFigures | undefined;
   /**
    * Blocks and changes, of the moment when `End.namespaces` was called: once the end has been lost since (its process, or the way to it), they fail, for
    * tracking has ended, and what was written and not flushed may be gone. All other calls go on over a new connection.
@@ -83,6 +119,8 @@ export interface End {
   readonly name: string;
   /** NQN of the subsystem. */
   readonly subnqn: string;
+  /** What its controllers say of themselves; undefined: not known. */
+  figures?(): Promise<ControllerFigures | undefined>;
   /** Those that the manager sees. */
   namespaces(): Promise<readonly EndNamespace[]>;
   /** Ids of controllers that can be moved, ascending. */

@@ -7,6 +7,7 @@ import type { ControllerStateFormats } from '../wire/cold/controller-state.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
 import type { End, EndController, MemoryRun } from './end.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
+import { type FunctionFigures, functionDifferences, functionFigures } from './function-figures.ts';
 
 const STATUS_MASK = 0x7ff;
 const NOT_SUSPENDED = 0x13a;
@@ -157,7 +158,15 @@ export class FabricController implements EndController {
     return { selection: { csvi, csuuidi }, formats };
   }
 
-  async differences(destination: End): Promise<readonly string[]> {
+  /** Of one behind PCIe, what it is now; it may run meanwhile. */
+  async #functionOf(link: Link, cntlid: number): Promise<FunctionFigures | undefined> {
+    const { selection } = await this.#formats(link);
+    if (selection.csvi === 0 || selection.csuuidi === 0) return undefined;
+    const { bytes } = await link.migration.getState(cntlid, selection);
+    return functionFigures(bytes);
+  }
+
+  async differences(destination: End, cntlid: number): Promise<readonly string[]> {
     if (!isFabric(destination)) return [];
     const [ours, theirs] = await Promise.all([this.#end.link(), destination.link()]);
     const found: string[] = [];
@@ -168,7 +177,9 @@ export class FabricController implements EndController {
       if (!(error instanceof NvmeofError)) throw error;
       found.push(error.message);
     }
-    found.push(...lacks(ours.controller.identify, theirs.controller.identify, destination.name));
+    if (found.length > 0) return found;
+    const [here, there] = await Promise.all([this.#functionOf(ours, this.cntlid), this.#functionOf(theirs, cntlid)]);
+    found.push(...functionDifferences(here, there, `Controller ${cntlid} at ${destination.name}`));
     return found;
   }
 }
@@ -180,22 +191,6 @@ function isFabric(end: End): end is FabricEnd {
 function statusOf(error: unknown): number | undefined {
   return error instanceof NvmeStatusError ? error.status & STATUS_MASK : undefined;
 }
-
-/** What a guest may use at the source and would miss. Managers of a subsystem report what its other controllers do. */
-function lacks(ours: IdentifyController, theirs: IdentifyController, name: string): string[] {
-  const found: string[] = [];
-  const missing = ours.oncs & ~theirs.oncs;
-  if (missing !== 0)
-    found.push(`${name} lacks optional commands that the source has (ONCS ${hex(missing)}): use a newer one`);
-  if (theirs.mdts !== 0 && (ours.mdts === 0 || ours.mdts > theirs.mdts)) {
-    found.push(
-      `${name} takes transfers of 2^${theirs.mdts} pages, the source 2^${ours.mdts || '(no limit)'}: raise its MDTS`,
-    );
-  }
-  return found;
-}
-
-const hex = (value: number): string => `0x${value.toString(16)}`;
 
 // ---- the envelope of a state -------------------------------------------------------------------------------------------------------
 

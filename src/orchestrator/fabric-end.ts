@@ -9,7 +9,7 @@ import { formatNvmeUri } from '../initiator/uri.ts';
 import { NVMEOF_PORT } from '../spec/nqn.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
 import { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
-import type { End, EndController, EndNamespace } from './end.ts';
+import type { ControllerFigures, End, EndController, EndNamespace } from './end.ts';
 import { FabricController } from './fabric-controller.ts';
 import { FabricNamespace } from './fabric-namespace.ts';
 
@@ -147,6 +147,16 @@ export class FabricEnd implements End {
         found.push(await FabricNamespace.of(this, link, namespace));
       }
       return found;
+    });
+  }
+
+  async figures(): Promise<ControllerFigures> {
+    return this.repeat(async ({ controller }) => {
+      const { sn, mn, oncs, fuses, mdts, vwc, cmic, ctratt, awun, awupf, acwu } = controller.identify;
+      const { cntlid } = controller;
+      const cntlids = await controller.management.controllers();
+      const names = { serial: sn.trim(), model: mn.trim() };
+      return { ...names, oncs, fuses, mdts, vwc, cmic, ctratt, awun, awupf, acwu, cntlid, cntlids };
     });
   }
 

@@ -1,7 +1,9 @@
 import type { LiveMigration } from '../initiator/live-migration.ts';
 import type { HostNamespace } from '../initiator/namespace.ts';
 import { NvmeofError, NvmeStatusError, TransportError } from '../util/error.ts';
-import type { EndNamespace, EndNamespaceIdentity, FenceState } from './end.ts';
+import type { IdentifyController } from '../wire/cold/identify-controller.ts';
+import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
+import type { EndNamespace, EndNamespaceIdentity, FenceState, NamespaceFigures } from './end.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
 import { FabricDestination, FabricSource } from './fabric-volume.ts';
 import type { BlockRun, DestinationVolume, SourceVolume } from './volume.ts';
@@ -13,6 +15,7 @@ const INVALID_FIELD = 0x002;
 /** A namespace as the managing controller sees it; its volumes are those of one connection. */
 export class FabricNamespace implements EndNamespace {
   readonly identity: EndNamespaceIdentity;
+  readonly figures: NamespaceFigures;
   readonly source: SourceVolume;
   readonly destination: DestinationVolume;
   readonly #end: FabricEnd;
@@ -35,6 +38,7 @@ export class FabricNamespace implements EndNamespace {
       nguid: hex(identify.nguid),
       eui64: hex(identify.eui64),
     };
+    this.figures = figuresOf(identify, link.controller.identify);
     this.source = new LinkedSource(namespace, link.migration);
     this.destination = new FabricDestination(namespace);
   }
@@ -73,6 +77,22 @@ export class FabricNamespace implements EndNamespace {
   async limitWrites(bytesPerSecond: number | undefined): Promise<void> {
     await this.#end.repeat(({ migration }) => migration.limitWrites(this.identity.nsid, bytesPerSecond));
   }
+}
+
+/** NSFEAT bit 1: the namespace has atomic units of its own. */
+const OWN_ATOMICS = 0x02;
+
+function figuresOf(identify: IdentifyNamespace, controller: IdentifyController): NamespaceFigures {
+  const { flbas, lbaf, dps, nmic, rescap, dlfeat, nsattr, nsfeat } = identify;
+  const hasOwn = (nsfeat & OWN_ATOMICS) !== 0;
+  return {
+    metadataBytes: lbaf[(flbas & 0x0f) | ((flbas & 0x60) >> 1)]?.ms ?? 0,
+    protection: dps & 0x07,
+    ...{ nmic, rescap, dlfeat, nsattr },
+    nawun: hasOwn ? identify.nawun : controller.awun,
+    nawupf: hasOwn ? identify.nawupf : controller.awupf,
+    nacwu: hasOwn ? identify.nacwu : controller.acwu,
+  };
 }
 
 /** Where a controller does not say which blocks are allocated, all of them may be. */

@@ -19,6 +19,10 @@ export interface MoveSpec {
   readonly peer?: { readonly address: string; readonly service: number } | undefined;
   /** What is at the destination may be overwritten. */
   readonly overwrite?: boolean | undefined;
+  /** The destination may lack what hosts could use at the source. */
+  readonly acceptLess?: boolean | undefined;
+  /** The source may forget, when it is restarted after the move, that it is closed; who moves sees to it that it is not. */
+  readonly acceptForgetful?: boolean | undefined;
 }
 
 export type Verification = 'none' | 'sampled' | 'full';

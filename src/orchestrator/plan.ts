@@ -1,6 +1,7 @@
 /** Looks at both ends before anything is touched: what will move, and what stands against it. */
 import { isZero } from './block-copier.ts';
-import type { EndNamespace, FenceState } from './end.ts';
+import { controllerDifferences, type Difference, namespaceDifferences, reservationObstacles } from './compatibility.ts';
+import type { ControllerFigures, End, EndNamespace, FenceState } from './end.ts';
 import { dirtyRateOf, forecast, readRateOf } from './forecast.ts';
 import type { MoveOptions } from './move-options.ts';
 import type { Finding, MoveForecast, MovePlan, MoveRecord, MoveSpec, PlannedNamespace } from './move-spec.ts';
@@ -50,6 +51,7 @@ class Planner {
     }
     const pairs = await this.#pairs();
     const { namespaces, epoch } = await this.#namespaces(pairs);
+    await this.#figures(pairs);
     await this.#controller();
     const switchMs = await this.#switchMs(pairs);
     if (switchMs > this.#budgetMs) {
@@ -131,6 +133,7 @@ class Planner {
       for (const fence of [ours, theirs]) if (fence !== undefined && fence.epoch >= epoch) epoch = fence.epoch + 1n;
       if (!isShared) await this.#content(pair);
       const reservations = await pair.destination.reservations();
+      await this.#reservations(pair);
       const { blockSize, blockCount } = pair.source.identity;
       namespaces.push({
         nsid: pair.nsid,
@@ -146,6 +149,49 @@ class Planner {
       });
     }
     return { namespaces, epoch: epoch + EPOCH_STEP * BigInt(this.#options.salt ?? 0) };
+  }
+
+  /** Those that are held have to be held there. */
+  async #reservations({ nsid, source, destination }: Pair): Promise<void> {
+    const { figures } = destination;
+    if (figures === undefined) return;
+    const who = `Namespace ${nsid} at ${this.#options.destination.name}`;
+    const obstacles = reservationObstacles(who, await source.reservations(), figures.rescap);
+    for (const obstacle of obstacles) this.#refuse('reservations', obstacle);
+  }
+
+  /** What hosts were told, and would not find. */
+  async #figures(pairs: readonly Pair[]): Promise<void> {
+    const { source, destination } = this.#options;
+    const { kind, acceptLess } = this.#spec;
+    const [ours, theirs] = await Promise.all([source.figures?.(), destination.figures?.()]);
+    const found: Difference[] = [];
+    if (ours !== undefined && theirs !== undefined) {
+      found.push(...controllerDifferences(destination.name, ours, theirs, kind));
+      if (kind === 'namespaces') this.#controllerIds(ours, theirs);
+    }
+    for (const { nsid, source: from, destination: to } of pairs) {
+      if (from.figures === undefined || to.figures === undefined) continue;
+      const who = `Namespace ${nsid} at ${destination.name}`;
+      found.push(...namespaceDifferences(who, from.figures, to.figures, kind));
+    }
+    for (const { severity, message } of found) {
+      if (severity === 'less' && acceptLess !== true) this.#refuse('less', message);
+      else this.#warn('less', message);
+    }
+  }
+
+  /** Linux refuses a second controller of the same number in a subsystem. Both ends count up from where their managers are. */
+  #controllerIds(ours: ControllerFigures, theirs: ControllerFigures): void {
+    const last = Math.max(...ours.cntlids);
+    const first = Math.min(...ours.cntlids);
+    if (theirs.cntlid < first || theirs.cntlid > last) return;
+    const ids = `${first} to ${last}, ${this.#options.destination.name} ${theirs.cntlid}`;
+    const remedy = 'give each end a range of its own (cntlidMin, cntlidMax)';
+    this.#warn(
+      'cntlid',
+      `CNTLIDs of the source are ${ids}: hosts refuse a second controller of the same number; ${remedy}`,
+    );
   }
 
   #sameIdentity({ nsid, source, destination }: Pair): void {
@@ -172,26 +218,39 @@ class Planner {
 
   #fences(nsid: number, ours: FenceState | undefined, theirs: FenceState | undefined): void {
     const { source, destination } = this.#options;
-    const ends = [
-      [source.name, ours],
-      [destination.name, theirs],
-    ] as const;
-    for (const [name, fence] of ends) {
+    for (const [end, fence] of [
+      [source, ours],
+      [destination, theirs],
+    ] as const) {
       if (fence === undefined) {
         const remedy = 'without one two sides could write: serve it by nvmeferry, with this host among its managers';
-        this.#refuse('fence', `Namespace ${nsid} has no fence at ${name}: ${remedy}`);
-      } else if (!fence.isDurable) {
-        const risk = 'a restart there forgets who may write';
-        this.#warn(
-          'fence',
-          `The fence of namespace ${nsid} at ${name} is not durable, ${risk}: configure a state directory`,
-        );
-      }
+        this.#refuse('fence', `Namespace ${nsid} has no fence at ${end.name}: ${remedy}`);
+      } else if (!fence.isDurable) this.#forgets(nsid, end);
     }
     if (ours?.isOpen === false) {
       const remedy = 'move it from where it is open, or open it';
       this.#refuse('fence', `Namespace ${nsid} is closed at ${source.name} (epoch ${ours.epoch}): ${remedy}`);
     }
+  }
+
+  /**
+   * A source that is restarted after the commit would open with what it had, beside the destination: two sides write. A destination that is restarted
+   * is closed by its configuration, and nobody writes.
+   */
+  #forgets(nsid: number, end: End): void {
+    const what = `The fence of namespace ${nsid} at ${end.name} is not durable`;
+    const remedy = 'configure a state directory there';
+    if (end === this.#options.source) {
+      const message = `${what}: restarted after the move it would serve the namespace beside the destination`;
+      if (this.#spec.acceptForgetful !== true) {
+        this.#refuse(
+          'durability',
+          `${message}; ${remedy}, or see to it that it is not, and say so (--accept-forgetful)`,
+        );
+      } else this.#warn('durability', `${message}: switch it off, or take the namespace out of its configuration`);
+      return;
+    }
+    this.#warn('durability', `${what}: restarted it forgets that it is open, and its reservations; ${remedy}`);
   }
 
   /** What is to be copied, and what is in its way. */

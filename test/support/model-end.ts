@@ -3,6 +3,7 @@
  * have had their effect.
  */
 import type {
+  ControllerFigures,
   DeviceFront,
   End,
   EndController,
@@ -11,6 +12,7 @@ import type {
   FenceState,
   GuestMemoryMover,
   MemoryRun,
+  NamespaceFigures,
 } from '../../src/orchestrator/end.ts';
 import type { JournalEntry, MoveJournal } from '../../src/orchestrator/journal.ts';
 import type { BlockRun, ChangeSnapshot, DestinationVolume, SourceVolume } from '../../src/orchestrator/volume.ts';
@@ -92,6 +94,7 @@ export class ModelNamespace {
   epoch = 0n;
   reservations: Uint8Array | undefined;
   writeLimit: number | undefined;
+  figures: NamespaceFigures | undefined;
   tracked: Set<number> | undefined;
   snapshot: Set<number> | undefined;
 
@@ -132,6 +135,7 @@ export class ModelTarget {
   readonly controllers = new Map<number, ModelControllerState>();
   readonly peers = new Set<string>();
   isDurable = true;
+  figures: ControllerFigures | undefined;
   isUp = true;
   /** Grows with every restart: what belonged to a connection is gone. */
   generation = 0;
@@ -187,6 +191,10 @@ export class ModelEnd implements End {
     });
   }
 
+  async figures(): Promise<ControllerFigures | undefined> {
+    return this.target.figures;
+  }
+
   async namespaces(): Promise<readonly EndNamespace[]> {
     return this.call('namespaces', () =>
       [...this.target.namespaces.values()].map((namespace) => new ModelEndNamespace(this, namespace)),
@@ -229,6 +237,10 @@ class ModelEndNamespace implements EndNamespace {
     const { nsid, storage } = this.#namespace;
     const nguid = `${nsid}`.padStart(32, '0');
     return { nsid, blockSize: MODEL_BLOCK, blockCount: storage.blocks, uuid: undefined, nguid, eui64: undefined };
+  }
+
+  get figures(): NamespaceFigures | undefined {
+    return this.#namespace.figures;
   }
 
   async fence(): Promise<FenceState> {

@@ -14,6 +14,8 @@ export interface MigrateFlags {
   readonly namespaceId: number[];
   readonly shared: number[];
   readonly overwrite?: boolean;
+  readonly acceptLess?: boolean;
+  readonly acceptForgetful?: boolean;
   readonly controller?: number;
   readonly toController?: number;
   readonly front?: string;
@@ -98,6 +100,8 @@ export function addMigrateOptions(command: Command): Command {
     .option('-N, --namespace-id <nsid>', 'namespace to move, repeatable (default: all)', nsidList, [])
     .option('--shared <nsid>', 'namespace whose blocks both ends reach: it is not copied; repeatable', nsidList, [])
     .option('--overwrite', 'what the destination holds may be overwritten')
+    .option('--accept-less', 'the destination may lack what hosts could use at the source')
+    .option('--accept-forgetful', 'the source keeps no state, and you see to it that it is not restarted as it is')
     .option('--controller <cntlid>', 'move this controller, with its namespaces', parseInteger)
     .option('--to-controller <cntlid>', 'controller at the destination (default: the only one there)', parseInteger)
     .option('--front <socket>', "control socket of the front process that holds the VM's device")

@@ -58,8 +58,11 @@ async function connected(context: MoveContext, signal: AbortSignal, memory: Migr
 type Options = Omit<MoveOptions, 'journal' | 'tuning' | 'onEvent' | 'signal'> & { readonly signal: AbortSignal };
 
 async function specOf(ends: Ends, destination: string, flags: MigrateFlags): Promise<MoveSpec> {
-  const { namespaceId, shared, overwrite, controller, toController, announce } = flags;
-  const common = { nsids: namespaceId.length === 0 ? undefined : namespaceId, shared, overwrite };
+  const { namespaceId, shared, overwrite, acceptLess, acceptForgetful, controller, toController, announce } = flags;
+  const common = {
+    nsids: namespaceId.length === 0 ? undefined : namespaceId,
+    ...{ shared, overwrite, acceptLess, acceptForgetful },
+  };
   if (controller === undefined) return { ...common, kind: 'namespaces', peer: peerOf(destination, announce) };
   let to = toController;
   if (to === undefined) {
