@@ -25,42 +25,62 @@ interface Waiting {
 
 const LINE_BYTES_MAX = 1 << 20;
 
+/** `code` of the error that says so: a front that is gone takes the device of its VM with it, for ever. */
+export const FRONT_GONE = 'NVMEOF_ERR_FRONT_GONE';
+
 /** @public */
 export class FrontControl implements DeviceFront {
   readonly path: string;
   readonly #sockets: FrontSockets;
-  readonly #socket: net.Socket;
+  /** Undefined: not connected yet, or not any more. */
+  #socket: net.Socket | undefined;
+  #connecting: Promise<void> | undefined;
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 1;
   #text = '';
-  #ended: Error | undefined;
+  #isClosed = false;
 
-  private constructor(path: string, sockets: FrontSockets, socket: net.Socket) {
+  /** Connects when it is first needed, and again if the front has ended the connection but is there. */
+  constructor(path: string, sockets: FrontSockets) {
     this.path = path;
     this.#sockets = sockets;
-    this.#socket = socket;
-    socket.setEncoding('utf8');
-    socket.on('data', (chunk: string) => this.#read(chunk));
-    socket.on('error', () => {}); // it closes
-    socket.on('close', () => this.#end('the front ended the connection'));
   }
 
   /** @throws ConfigError if nobody listens there */
   static async connect(path: string, sockets: FrontSockets): Promise<FrontControl> {
-    const socket = net.connect(path);
+    const control = new FrontControl(path, sockets);
     try {
-      await new Promise<void>((resolve, reject) => {
-        socket.once('connect', resolve);
-        socket.once('error', reject);
-      });
+      await control.#join();
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
+      const { code } = (error as Error).cause as NodeJS.ErrnoException;
       throw new ConfigError(
         `Front at ${path}: cannot be reached (${code}); start nvmeferry front with --control ${path}`,
         { cause: error },
       );
     }
-    return new FrontControl(path, sockets, socket);
+    return control;
+  }
+
+  /** @throws TransportError `FRONT_GONE` if nobody is there */
+  async #join(): Promise<void> {
+    const socket = net.connect(this.path);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once('connect', resolve);
+        socket.once('error', reject);
+      });
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException;
+      const isGone = code === 'ECONNREFUSED' || code === 'ENOENT';
+      const what = isGone ? `is gone (${code}), and with it the device of its VM` : `cannot be reached (${code})`;
+      throw new TransportError(isGone ? FRONT_GONE : 'NVMEOF_ERR_FRONT', `Front at ${this.path}: ${what}`, { cause });
+    }
+    socket.setEncoding('utf8');
+    socket.on('data', (chunk: string) => this.#read(chunk));
+    socket.on('error', () => {}); // it closes
+    socket.on('close', () => this.#lost(socket, 'the front ended the connection'));
+    this.#text = '';
+    this.#socket = socket;
   }
 
   status(): Promise<FrontReport> {
@@ -81,23 +101,30 @@ export class FrontControl implements DeviceFront {
 
   /** The front goes on as it is; another connection may control it. Idempotent. */
   async close(): Promise<void> {
-    this.#end('the connection was closed');
-    if (this.#socket.closed) return;
+    this.#isClosed = true;
+    await this.#connecting?.catch(() => {}); // it was told to who asked
+    const socket = this.#socket;
+    if (socket === undefined) return;
+    this.#lost(socket, 'the connection was closed');
+    if (socket.closed) return;
     await new Promise<void>((resolve) => {
-      this.#socket.once('close', () => resolve());
-      this.#socket.destroy();
+      socket.once('close', () => resolve());
+      socket.destroy();
     });
   }
 
-  #ask(request: Readonly<Record<string, unknown>>): Promise<FrontReport> {
+  async #ask(request: Readonly<Record<string, unknown>>): Promise<FrontReport> {
+    if (this.#isClosed) throw this.#failure('the connection was closed');
+    if (this.#socket === undefined) {
+      this.#connecting ??= this.#join().finally(() => {
+        this.#connecting = undefined;
+      });
+      await this.#connecting;
+    }
     return new Promise((resolve, reject) => {
-      if (this.#ended !== undefined) {
-        reject(this.#ended);
-        return;
-      }
       const id = this.#nextId++;
       this.#waiting.set(id, { resolve, reject });
-      this.#socket.write(`${JSON.stringify({ id, ...request })}\n`);
+      this.#socket!.write(`${JSON.stringify({ id, ...request })}\n`);
     });
   }
 
@@ -108,7 +135,7 @@ export class FrontControl implements DeviceFront {
       this.#text = this.#text.slice(end + 1);
       this.#answered(line);
     }
-    if (this.#text.length > LINE_BYTES_MAX) this.#socket.destroy();
+    if (this.#text.length > LINE_BYTES_MAX) this.#socket?.destroy();
   }
 
   #answered(line: string): void {
@@ -116,8 +143,10 @@ export class FrontControl implements DeviceFront {
     const waiting = typeof id === 'number' ? this.#waiting.get(id) : undefined;
     if (waiting === undefined) {
       // an answer to nothing: what it says is why the front ends the connection
-      this.#end(typeof error === 'string' ? error : 'it does not speak as a front does');
-      this.#socket.destroy();
+      const socket = this.#socket;
+      if (socket === undefined) return;
+      this.#lost(socket, typeof error === 'string' ? error : 'it does not speak as a front does');
+      socket.destroy();
       return;
     }
     this.#waiting.delete(id as number);
@@ -125,10 +154,16 @@ export class FrontControl implements DeviceFront {
     else waiting.resolve(status as FrontReport);
   }
 
-  #end(reason: string): void {
-    this.#ended ??= new TransportError('NVMEOF_ERR_FRONT', `Front at ${this.path}: ${reason}`);
-    for (const { reject } of this.#waiting.values()) reject(this.#ended);
+  /** What was asked of it may have been done, or not. */
+  #lost(socket: net.Socket, reason: string): void {
+    if (this.#socket !== socket) return;
+    this.#socket = undefined;
+    for (const { reject } of this.#waiting.values()) reject(this.#failure(reason));
     this.#waiting.clear();
+  }
+
+  #failure(reason: string): TransportError {
+    return new TransportError('NVMEOF_ERR_FRONT', `Front at ${this.path}: ${reason}`);
   }
 }
 

@@ -2,7 +2,9 @@
  * The steps of a move in their order: what each does and what takes it back. Any of them may have had its effect when it fails, and may be taken, or
  * taken back, again by another process: so all are idempotent, and what a step needs is in the journal.
  */
-import type { EndNamespace } from './end.ts';
+import { TransportError } from '../util/error.ts';
+import type { DeviceFront, EndNamespace } from './end.ts';
+import { FRONT_GONE } from './front-control.ts';
 import type { JournalEntry } from './journal.ts';
 import { all, isSuperseded, MoveError, messageOf } from './move-error.ts';
 import type { MoveRecord } from './move-spec.ts';
@@ -98,7 +100,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
     },
     undo: async ({ work }) => {
       await work.sourceController.resume();
-      await work.options.front?.resume('source');
+      await unlessGone(work, async (front) => front.resume('source'));
     },
     undoing: 'first',
   },
@@ -160,7 +162,7 @@ export const AFTER_COMMIT: readonly Step[] = [
       if (await destinationController.isSuspended()) await destinationController.resume();
     },
   },
-  { name: 'release', kind: 'controller', take: async ({ work }) => work.options.front?.resume('destination') },
+  { name: 'release', kind: 'controller', take: ({ work }) => unlessGone(work, (front) => front.resume('destination')) },
   { name: 'clean-up', take: cleanUp },
 ];
 
@@ -220,8 +222,26 @@ async function attachDestination({ work, entries }: StepDeps): Promise<void> {
   const controller = work.destinationController;
   const mayHaveRun = entries.some(({ step }) => step === 'open-destination');
   if (!mayHaveRun && !(await controller.isSuspended())) await loadState(work, stateIn(entries));
-  await work.options.front?.pause();
-  await work.options.front?.attach('destination');
+  await unlessGone(work, async (front) => {
+    await front.pause();
+    await front.attach('destination');
+  });
+}
+
+/**
+ * A front that is gone has no VM any more: nobody waits, and nothing is to be handed over. Where the controller is to be, a new front finds it, and
+ * the VM, started again, resets it.
+ */
+async function unlessGone(work: MoveWork, act: (front: DeviceFront) => Promise<void>): Promise<void> {
+  const { front } = work.options;
+  if (front === undefined) return;
+  try {
+    await act(front);
+  } catch (error) {
+    if (!(error instanceof TransportError) || error.code !== FRONT_GONE) throw error;
+    const message = `${error.message}: start another front at the controller where it is now, and the VM anew`;
+    if (!work.report.warnings.includes(message)) work.warn(message);
+  }
 }
 
 function stateIn(entries: readonly JournalEntry[]): Uint8Array {

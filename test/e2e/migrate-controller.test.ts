@@ -136,7 +136,7 @@ describe('nvmeferry migrate of a controller', function () {
 
   it('refuses what does not go together', async () => {
     for (const [args, says] of [
-      [['--front', 'x'], /--front belong to a move of a controller/],
+      [['--front', 'x'], /--front, --hypervisor and --memory belong to a move of a controller/],
       [['--controller', '1', '--front', 'x'], /--from-socket and --to-socket belong together/],
       [
         ['--controller', '1', '--front', 'x', '--from-socket', 'y', '--to-socket', 'z'],

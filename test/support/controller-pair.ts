@@ -57,8 +57,17 @@ export class ControllerPair {
     const listen = ['--listen', `127.0.0.1:${this.#ports.far}`, '--discovery', 'off'];
     this.#far = await CliTarget.start([...listen, '--subsystem', FAR_NQN, '--memory', `${this.#bytes},blockSize=512`]);
     await Promise.all([this.startDpu('a'), this.startDpu('b')]);
-    const sockets = ['--vfio-user', this.socket('vm'), '--dpu', this.socket('a'), '--control', this.socket('control')];
+    await this.startFront('a');
+  }
+
+  /** Again, if it was there. */
+  async startFront(side: Side): Promise<void> {
+    const sockets = ['--vfio-user', this.socket('vm'), '--dpu', this.socket(side), '--control', this.socket('control')];
     this.#front = await CliTarget.start([...sockets, '--patience', `${FRONT_PATIENCE_MS}`], { verb: 'front' });
+  }
+
+  get frontProcess(): CliTarget {
+    return this.#front!;
   }
 
   socket(name: Side | 'vm' | 'control'): string {

@@ -34,7 +34,7 @@ export function contextOf(source: string, destination: string, flags: MigrateFla
   return {
     source: end(source),
     destination: end(destination),
-    ...(front === undefined ? {} : { front: { control: front, source: fromSocket!, destination: toSocket! } }),
+    ...(front === undefined ? {} : { front: { control: resolve(front), source: fromSocket!, destination: toSocket! } }),
     // of another process, which may work elsewhere
     ...(hypervisor === undefined ? {} : { hypervisor: resolve(hypervisor) }),
   };
@@ -79,17 +79,22 @@ export async function connectEnds(
   signal: AbortSignal,
   memory: readonly VmMemoryRegion[],
 ): Promise<Ends> {
-  return opened(context, (address) => FabricEnd.connect(optionsOf(address, signal)), memory);
+  return opened(context, (address) => FabricEnd.connect(optionsOf(address, signal)), FrontControl.connect, memory);
 }
 
-/** Of a move that was begun: either end may be gone, and is connected to when it is needed. The front has to be there. */
+/** Of a move that was begun: either end, and the front, may be gone, and is connected to when it is needed. */
 export async function reachableEnds(context: MoveContext): Promise<Ends> {
-  return opened(context, async (address) => new FabricEnd(optionsOf(address)));
+  return opened(
+    context,
+    async (address) => new FabricEnd(optionsOf(address)),
+    async (...args) => new FrontControl(...args),
+  );
 }
 
 async function opened(
   context: MoveContext,
   open: (address: EndAddress) => Promise<FabricEnd>,
+  openFront: (...args: ConstructorParameters<typeof FrontControl>) => Promise<FrontControl>,
   regions: readonly VmMemoryRegion[] = [],
 ): Promise<Ends> {
   const all: { close(): Promise<void> }[] = [];
@@ -110,8 +115,9 @@ async function opened(
       front = program;
     }
     if (context.front !== undefined) {
-      front = await FrontControl.connect(context.front.control, context.front);
-      all.push(front);
+      const control = await openFront(context.front.control, context.front);
+      all.push(control);
+      front = control;
     }
     return { source, destination, front, memory, close: () => closeAll(all) };
   } catch (error) {

@@ -49,7 +49,11 @@ class Side {
   }
 
   static async start(name: 'a' | 'b', backend: MemoryBackend): Promise<Side> {
-    const target = await startManaged({ empty: true, state: new MemoryStateStore() });
+    const target = await startManaged({
+      ...{ empty: true, state: new MemoryStateStore() },
+      // hosts refuse two controllers of one number
+      subsystem: { cntlidMin: name === 'b' ? 64 : 1 },
+    });
     target.target.addNamespace(target.subsystem, { nsid: 1, backend, uuid: UUID, closed: name === 'b' });
     return new Side(name, target, backend);
   }
