@@ -8,7 +8,7 @@ import { compareAndWrite } from './compare-and-write.ts';
 import { type CopyOptions, type CopySource, copyRanges } from './copy.ts';
 import { type LbaStatusOptions, type LbaStatusReport, readLbaStatus } from './lba-status.ts';
 import type { NamespaceOwner } from './namespace-owner.ts';
-import { nvmLimits } from './nvm-limits.ts';
+import { NO_LIMITS, type NvmLimits, nvmLimits } from './nvm-limits.ts';
 import { type IoOptions, Operation } from './operation.ts';
 import * as reservations from './reservation.ts';
 
@@ -166,13 +166,25 @@ export class HostNamespace {
     });
   }
 
+  #limitsKnown: NvmLimits = NO_LIMITS;
+
+  /** Those that were read last where no controller can be asked now: the command waits for a connection, as reads and writes do. */
+  async #limits(): Promise<NvmLimits> {
+    try {
+      this.#limitsKnown = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    } catch (error) {
+      if (!(error instanceof TransportError)) throw error;
+    }
+    return this.#limitsKnown;
+  }
+
   /** The blocks read as zeroes afterwards. @param deallocate they may lose their space (DEAC) */
   async writeZeroes(
     slba: number,
     blockCount: number,
     options: IoOptions & { readonly deallocate?: boolean; readonly fua?: boolean } = {},
   ): Promise<void> {
-    const { writeZeroesBlocksMax } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const { writeZeroesBlocksMax } = await this.#limits();
     const flags = (options.deallocate ? DEAC : 0) | (options.fua ? FUA : 0);
     await this.#runRange('Write Zeroes', IoOpcode.WriteZeroes, slba, blockCount, writeZeroesBlocksMax, options, flags);
   }
@@ -238,14 +250,14 @@ export class HostNamespace {
 
   /** The controller reads the blocks without sending them. @throws NvmeStatusError if it cannot */
   async verify(slba: number, blockCount: number, options: IoOptions & { readonly fua?: boolean } = {}): Promise<void> {
-    const { verifyBlocksMax } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const { verifyBlocksMax } = await this.#limits();
     const flags = options.fua ? FUA : 0;
     await this.#runRange('Verify', IoOpcode.Verify, slba, blockCount, verifyBlocksMax, options, flags);
   }
 
   /** The blocks cannot be read (Unrecovered Read Error) until they are written again. */
   async writeUncorrectable(slba: number, blockCount: number, options: IoOptions = {}): Promise<void> {
-    const { writeUncorrectableBlocksMax } = await nvmLimits(this.owner.controllerFor(this.nsid), this.blockSize);
+    const { writeUncorrectableBlocksMax } = await this.#limits();
     const opcode = IoOpcode.WriteUncorrectable;
     await this.#runRange('Write Uncorrectable', opcode, slba, blockCount, writeUncorrectableBlocksMax, options, 0);
   }

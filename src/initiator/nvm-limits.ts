@@ -15,6 +15,13 @@ export interface NvmLimits {
 }
 
 const BLOCKS_MAX = 65536;
+/** Of a controller that was never asked. */
+export const NO_LIMITS: NvmLimits = {
+  verifyBlocksMax: BLOCKS_MAX,
+  writeZeroesBlocksMax: BLOCKS_MAX,
+  writeUncorrectableBlocksMax: BLOCKS_MAX,
+  namespaceZeroes: false,
+};
 const PAGE_SHIFT = 12;
 const ONCS_NAMESPACE_ZEROES = 0x1000;
 

@@ -270,6 +270,20 @@ describe('MultipathSubsystem', () => {
     await write;
   });
 
+  it('write zeroes and verify wait as well, whether the limits of the controller were read before or not', async () => {
+    for (const isKnown of [false, true]) {
+      await connect([1]);
+      if (isKnown) await namespace.writeZeroes(0, 1);
+      await fabric.stop(1);
+      await until(() => !fabric.to(host, 1).ready, 'lost');
+      const calls = [namespace.writeZeroes(3, 1), namespace.verify(3, 1)];
+      await settle(20);
+      expect(host.io.waitingCount, `known: ${isKnown}`).to.equal(2);
+      await fabric.startAgain(1);
+      await Promise.all(calls);
+    }
+  });
+
   it('every path is given up: what waits fails, and what comes', async () => {
     host = await fabric.connect([], { paths: [1, 2].map((portId) => fabric.path(portId, { ctrlLossTimeoutMs: 50 })) });
     namespace = await host.namespace(1);
