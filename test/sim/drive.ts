@@ -2,9 +2,10 @@
 import { Move } from '../../src/orchestrator/move.ts';
 import { MoveError } from '../../src/orchestrator/move-error.ts';
 import type { MoveSpec, MoveTuning } from '../../src/orchestrator/move-spec.ts';
+import { CNTLIDS } from './model-stage.ts';
 import type { Scenario } from './scenario.ts';
 import { BLOCK_SIZE } from './sim-disk.ts';
-import { CNTLIDS, type Drive, PEER, type Result } from './world.ts';
+import { type Drive, PEER, type Result } from './world.ts';
 
 const CHUNK_BYTES = 16 * BLOCK_SIZE;
 

@@ -1,9 +1,8 @@
 /** What of the network works, for managers and for hosts. */
-import type { Party } from './scenario.ts';
 
 export class Network {
   readonly #cut = new Map<string, number>();
-  readonly #stalled = new Map<string, number>();
+  readonly #stalled = new Map<string, { readonly sinceMs: number; readonly untilMs: number }>();
   readonly #nowMs: () => number;
 
   constructor(nowMs: () => number) {
@@ -15,16 +14,18 @@ export class Network {
   }
 
   stall(what: string, ms: number): void {
-    this.#stalled.set(what, Math.max(this.#stalled.get(what) ?? 0, this.#nowMs() + ms));
+    const nowMs = this.#nowMs();
+    this.#stalled.set(what, { sinceMs: nowMs, untilMs: Math.max(this.#stalled.get(what)?.untilMs ?? 0, nowMs + ms) });
   }
 
   isCut(what: string): boolean {
     return (this.#cut.get(what) ?? 0) > this.#nowMs();
   }
 
-  /** How long nothing arrives. */
-  stallMs(what: Party): number {
-    return Math.max(0, (this.#stalled.get(what) ?? 0) - this.#nowMs());
+  /** How long nothing arrives. @param bornMs a connection that was made since goes another way */
+  stallMs(what: string, bornMs = 0): number {
+    const stall = this.#stalled.get(what);
+    return stall === undefined || stall.sinceMs < bornMs ? 0 : Math.max(0, stall.untilMs - this.#nowMs());
   }
 
   heal(): void {

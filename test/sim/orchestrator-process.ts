@@ -1,8 +1,7 @@
 /** One process of the orchestrator: what it does outside is counted in steps, and all of it stops when it is killed. */
-import type { Clock, Timer } from '../../src/util/clock.ts';
-import type { Network } from './network.ts';
+import type { Clock } from '../../src/util/clock.ts';
+import { Life } from './life.ts';
 import type { SimClock } from './sim-clock.ts';
-import type { SimLink } from './sim-link.ts';
 
 /** Never settles: the process that waits for it is gone. */
 const never = <T>(): Promise<T> => new Promise<T>(() => {});
@@ -14,27 +13,21 @@ export interface StepHook {
 }
 
 export class Orchestrator {
-  readonly network: Network;
-  readonly links = new Set<SimLink>();
+  readonly life: Life;
   readonly #hook: StepHook;
-  readonly #clock: SimClock;
-  isDead = false;
 
-  constructor(clock: SimClock, network: Network, hook: StepHook) {
-    this.#clock = clock;
-    this.network = network;
+  constructor(clock: SimClock, hook: StepHook) {
+    this.life = new Life(clock);
     this.#hook = hook;
   }
 
   /** Time as the process has it: its timers end with it. */
   get clock(): Clock {
-    return {
-      nowMs: () => this.#clock.nowMs(),
-      setTimer: (callback, delayMs): Timer =>
-        this.#clock.setTimer(() => {
-          if (!this.isDead) callback();
-        }, delayMs),
-    };
+    return this.life.clock;
+  }
+
+  get isDead(): boolean {
+    return this.life.isOver;
   }
 
   /** Settles as `promise` does, unless the process is dead by then. */
@@ -58,7 +51,6 @@ export class Orchestrator {
   }
 
   kill(): void {
-    this.isDead = true;
-    for (const link of this.links) link.close();
+    this.life.end(false);
   }
 }

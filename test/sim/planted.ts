@@ -5,20 +5,10 @@
 import type { DeviceFront, End, EndController, EndNamespace, GuestMemoryMover } from '../../src/orchestrator/end.ts';
 import type { JournalEntry, MoveJournal } from '../../src/orchestrator/journal.ts';
 import type { ChangeSnapshot, DestinationVolume, SourceVolume } from '../../src/orchestrator/volume.ts';
+import { like } from './like.ts';
 import type { Tools } from './world.ts';
 
 export type Plant = (tools: Tools) => Tools;
-
-/** `object` with some of its members replaced. */
-function like<T extends object>(object: T, changes: Partial<T>): T {
-  return new Proxy(object, {
-    get(target, name): unknown {
-      if (Object.hasOwn(changes, name)) return changes[name as keyof T];
-      const value: unknown = Reflect.get(target, name, target);
-      return typeof value === 'function' ? (value as (...args: unknown[]) => unknown).bind(target) : value;
-    },
-  });
-}
 
 const withNamespaces = (end: End, change: (namespace: EndNamespace) => Partial<EndNamespace>): End =>
   like(end, {

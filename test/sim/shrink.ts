@@ -1,17 +1,21 @@
 /** Makes a failing scenario smaller, as long as it fails. */
 import { type Scenario, smaller } from './scenario.ts';
-import { type Drive, type RunResult, World } from './world.ts';
+import { type Drive, type MakeStage, type RunResult, World } from './world.ts';
 
 const RUNS_MAX = 300;
 
-export async function shrink(scenario: Scenario, drive: Drive): Promise<{ scenario: Scenario; result: RunResult }> {
-  let best = { scenario, result: await new World(scenario, drive).run() };
+export async function shrink(
+  scenario: Scenario,
+  drive: Drive,
+  makeStage: MakeStage,
+): Promise<{ scenario: Scenario; result: RunResult }> {
+  let best = { scenario, result: await new World(scenario, drive, makeStage).run() };
   let runs = 0;
   for (let goesOn = true; goesOn && runs < RUNS_MAX; ) {
     goesOn = false;
     for (const candidate of smaller(best.scenario)) {
       if (runs++ >= RUNS_MAX) break;
-      const result = await new World(candidate, drive).run();
+      const result = await new World(candidate, drive, makeStage).run();
       if (result.violation === undefined) continue;
       best = { scenario: candidate, result };
       goesOn = true;

@@ -7,7 +7,8 @@ interface Entry {
   callback: (() => void) | undefined;
 }
 
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+/** Twice: what promises lead to may be sent at the end of the turn, which lets further promises go on. */
+const settled = (): Promise<void> => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 
 const isBefore = (a: Entry, b: Entry): boolean => a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order);
 
@@ -38,7 +39,7 @@ export class SimClock implements Clock {
 
   /** @returns false if `untilMs` came first, or nothing is left to happen */
   async run(isDone: () => boolean, untilMs: number): Promise<boolean> {
-    await turn();
+    await settled();
     while (!isDone()) {
       const entry = this.#pop();
       if (entry === undefined || entry.atMs > untilMs) return false;
@@ -47,7 +48,7 @@ export class SimClock implements Clock {
       this.#nowMs = entry.atMs;
       this.eventCount++;
       callback();
-      await turn();
+      await settled();
     }
     return true;
   }

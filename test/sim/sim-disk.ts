@@ -2,7 +2,7 @@
 import type { Random } from '../support/random.ts';
 import { TORN } from './oracle.ts';
 
-export const BLOCK_SIZE = 64;
+export const BLOCK_SIZE = 512;
 const WORDS = BLOCK_SIZE / 4;
 
 export class SimDisk {
@@ -45,12 +45,7 @@ export class SimDisk {
   }
 
   values(slba = 0, blockCount: number = this.blockCount): number[] {
-    return Array.from({ length: blockCount }, (_, i) => {
-      const at = (slba + i) * WORDS;
-      const value = this.#words[at]!;
-      for (let word = 1; word < WORDS; word++) if (this.#words[at + word] !== value) return TORN;
-      return value;
-    });
+    return valuesIn(this.#bytes.subarray(slba * BLOCK_SIZE, (slba + blockCount) * BLOCK_SIZE));
   }
 
   isAllocated(block: number): boolean {
@@ -88,4 +83,15 @@ export class SimDisk {
     const at = block * BLOCK_SIZE;
     to.set(from.subarray(at, at + BLOCK_SIZE), at);
   }
+}
+
+/** Of whole blocks: one for each, or that it is torn. */
+export function valuesIn(bytes: Uint8Array): number[] {
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+  return Array.from({ length: bytes.length / BLOCK_SIZE }, (_, i) => {
+    const at = i * WORDS;
+    const value = words[at]!;
+    for (let word = 1; word < WORDS; word++) if (words[at + word] !== value) return TORN;
+    return value;
+  });
 }

@@ -3,6 +3,7 @@
  * their connection does; whether they had their effect is not known then. The next command goes over a new connection.
  */
 import { TransportError } from '../../src/util/error.ts';
+import type { Network } from './network.ts';
 import type { Orchestrator } from './orchestrator-process.ts';
 import type { Session, SimTarget } from './sim-target.ts';
 
@@ -17,6 +18,7 @@ export const lost = (what: string, target: SimTarget): TransportError =>
 
 export class SimLink {
   readonly #process: Orchestrator;
+  readonly #network: Network;
   readonly #target: SimTarget;
   #session: Session | undefined;
   /** Connections so far: what belongs to an older one fails. */
@@ -25,10 +27,11 @@ export class SimLink {
   #isClosed = false;
   readonly #forget: () => void;
 
-  constructor(process: Orchestrator, target: SimTarget) {
+  constructor(process: Orchestrator, network: Network, target: SimTarget) {
     this.#process = process;
+    this.#network = network;
     this.#target = target;
-    process.links.add(this);
+    process.life.sockets.add({ kill: () => this.close() });
     this.#forget = target.onEnd(() => this.breakNow());
   }
 
@@ -57,12 +60,11 @@ export class SimLink {
 
   async #connected(what: string): Promise<Session> {
     const { clock } = this.#target;
-    const { network } = this.#process;
     const giveUpMs = clock.nowMs() + LOSS_TIMEOUT_MS;
     while (this.#session === undefined) {
       if (this.#isClosed) throw lost(what, this.#target);
       await this.#process.alive(clock.delay(RECONNECT_MS));
-      if (this.#target.isUp && !network.isCut(this.#target.name)) this.#session ??= this.#target.connect();
+      if (this.#target.isUp && !this.#network.isCut(this.#target.name)) this.#session ??= this.#target.connect();
       else if (clock.nowMs() >= giveUpMs) throw lost(what, this.#target);
     }
     return this.#session;
@@ -122,7 +124,7 @@ export class SimLink {
 
   async #travel(): Promise<void> {
     const { clock, random, name } = this.#target;
-    const { network } = this.#process;
+    const network = this.#network;
     await clock.delay(0.05 + random.below(20) / 100);
     for (let ms = network.stallMs(name); ms > 0; ms = network.stallMs(name)) await clock.delay(ms);
   }

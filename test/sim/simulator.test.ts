@@ -6,21 +6,22 @@
 import { expect } from 'chai';
 import { randomSeed } from '../support/random.ts';
 import { driveMove } from './drive.ts';
+import { modelStage } from './model-stage.ts';
 import { PLANTED } from './planted.ts';
 import { type Scenario, scenarioOf } from './scenario.ts';
 import { shrink } from './shrink.ts';
 import { type Drive, World } from './world.ts';
 
-const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 2000) : 1;
+const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 1000) : 1;
 const SEEDS_OF_CASE = 250;
 /** Each planted bug is found within so many. */
 const SEEDS_OF_PLANT = 400;
 const FIRST_OF_PLANT = 1;
 
 async function failureOf(scenario: Scenario, drive: Drive): Promise<string | undefined> {
-  const { violation } = await new World(scenario, drive).run();
+  const { violation } = await new World(scenario, drive, modelStage).run();
   if (violation === undefined) return undefined;
-  const small = await shrink(scenario, drive);
+  const small = await shrink(scenario, drive, modelStage);
   const what = `NVMEFERRY_SEED=${scenario.seed}: ${violation.message}`;
   return `${what}\nsmallest: ${JSON.stringify(small.scenario)}\n${small.result.trace.slice(-60).join('\n')}`;
 }
@@ -41,7 +42,10 @@ describe('simulator', function () {
 
   it('the same seed is the same run', async () => {
     const scenario = scenarioOf(first);
-    const [one, other] = [await new World(scenario, driveMove).run(), await new World(scenario, driveMove).run()];
+    const [one, other] = [
+      await new World(scenario, driveMove, modelStage).run(),
+      await new World(scenario, driveMove, modelStage).run(),
+    ];
     expect(one.trace).to.deep.equal(other.trace);
     expect(one.events).to.equal(other.events);
   });
@@ -50,7 +54,7 @@ describe('simulator', function () {
     it(`finds that ${name}`, async () => {
       const drive: Drive = (how, tools) => driveMove(how, plant(tools));
       for (let seed = FIRST_OF_PLANT; seed < FIRST_OF_PLANT + SEEDS_OF_PLANT; seed++) {
-        if ((await new World(scenarioOf(seed), drive).run()).violation !== undefined) return;
+        if ((await new World(scenarioOf(seed), drive, modelStage).run()).violation !== undefined) return;
       }
       throw new Error(`${SEEDS_OF_PLANT} seeds did not find it`);
     });

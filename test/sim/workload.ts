@@ -5,6 +5,9 @@ import type { SimClock } from './sim-clock.ts';
 import type { HostAnswer, HostCommand } from './sim-host-io.ts';
 import { Violation } from './violation.ts';
 
+/** From then on it does less. */
+const CALM_MS = 400;
+
 export interface WorkloadOptions {
   readonly clock: SimClock;
   readonly random: Random;
@@ -47,8 +50,14 @@ export class Workload {
     while (!this.#stopped) {
       await this.#one();
       this.completed++;
-      await clock.delay(thinkMs * (0.2 + random.below(160) / 100));
+      await clock.delay(thinkMs * this.#patience * (0.2 + random.below(160) / 100));
     }
+  }
+
+  /** Who waits for long does less meanwhile: a run that takes seconds is not about as many commands. */
+  get #patience(): number {
+    const ms = this.#options.clock.nowMs();
+    return ms < CALM_MS ? 1 : ms < 4 * CALM_MS ? 5 : 25;
   }
 
   async #one(): Promise<void> {

@@ -1,32 +1,19 @@
 /** All parties of one run, what goes wrong with them, and what must hold all the time and at the end. */
-import type { DeviceFront, End, GuestMemoryMover } from '../../src/orchestrator/end.ts';
 import type { JournalEntry, MoveJournal } from '../../src/orchestrator/journal.ts';
 import type { Clock } from '../../src/util/clock.ts';
 import { NvmeofError } from '../../src/util/error.ts';
 import type { Random } from '../support/random.ts';
-import { Network } from './network.ts';
 import { Oracle } from './oracle.ts';
 import { Orchestrator } from './orchestrator-process.ts';
 import { type Fault, type Party, randomOf, type Scenario } from './scenario.ts';
 import { SimClock } from './sim-clock.ts';
-import { SimDisk } from './sim-disk.ts';
-import { SimEnd, SimFrontEnd, SimMover } from './sim-end.ts';
-import { SimFront } from './sim-front.ts';
-import { SimGuest } from './sim-guest.ts';
-import { SimHost } from './sim-host.ts';
-import type { HostAnswer, HostCommand } from './sim-host-io.ts';
 import { SimJournal } from './sim-journal.ts';
-import { lost, SimLink } from './sim-link.ts';
-import { SimTarget, type TargetObserver } from './sim-target.ts';
+import type { Ends, Stage, StageEvents } from './stage.ts';
 import { Violation } from './violation.ts';
 import { Workload } from './workload.ts';
 
 /** What an orchestrator has in its hands. */
-export interface Tools {
-  readonly source: End;
-  readonly destination: End;
-  readonly front: DeviceFront | undefined;
-  readonly memory: GuestMemoryMover | undefined;
+export interface Tools extends Ends {
   readonly journal: MoveJournal;
   readonly clock: Clock;
   readonly scenario: Scenario;
@@ -36,15 +23,16 @@ export type Result = 'moved' | 'as-before';
 /** Runs the engine. Rejects with an NvmeofError where it leaves work behind. */
 export type Drive = (how: 'start' | 'resume' | 'abort', tools: Tools) => Promise<Result>;
 
+/** Sets a stage. */
+export type MakeStage = (scenario: Scenario, clock: SimClock, random: Random, events: StageEvents) => Stage;
+
 export const PEER = { address: '192.0.2.2', service: 4420 } as const;
-export const CNTLIDS: Readonly<Record<Party, number>> = { source: 3, destination: 5 };
 
 const WARM_UP_MS = 8;
 const ATTEMPTS_MAX = 12;
 /** From then on nothing goes wrong any more. */
 const ATTEMPTS_UNTIL_HEALED = 5;
 const BETWEEN_ATTEMPTS_MS = 30;
-const LIMIT_MS = 20_000;
 const OPERATIONS_AFTERWARDS = 25;
 
 export interface RunResult {
@@ -55,23 +43,18 @@ export interface RunResult {
   readonly attempts: number;
   readonly events: number;
   readonly trace: readonly string[];
+  readonly digest: number;
 }
 
-export class World implements TargetObserver {
+export class World implements StageEvents {
   readonly scenario: Scenario;
   readonly clock = new SimClock();
   readonly random: Random;
-  readonly network: Network;
-  readonly source: SimTarget;
-  readonly destination: SimTarget;
-  readonly front: SimFront | undefined;
-  readonly #guest: SimGuest | undefined;
-  readonly #host: SimHost | undefined;
+  readonly #stage: Stage;
   readonly #workload: Workload;
   readonly #oracles: readonly Oracle[];
   readonly #journal: string[] = [];
   readonly #drive: Drive;
-  readonly #reservations: Uint8Array | undefined;
   #process: Orchestrator | undefined;
   #onKill: (() => void) | undefined;
   #steps = 0;
@@ -86,49 +69,21 @@ export class World implements TargetObserver {
   #result: Result | undefined;
   readonly trace: string[] = [];
 
-  constructor(scenario: Scenario, drive: Drive) {
+  constructor(scenario: Scenario, drive: Drive, makeStage: MakeStage) {
     this.scenario = scenario;
     this.#drive = drive;
     this.random = randomOf(scenario.seed ^ 0x5eed);
-    this.network = new Network(() => this.clock.nowMs());
-    this.source = new SimTarget('source', this.clock, this.random, this);
-    this.destination = new SimTarget('destination', this.clock, this.random, this);
-    this.#reservations = scenario.hasReservations ? this.random.bytes(64) : undefined;
-    this.#oracles = scenario.modes.map((mode, i) => this.#namespace(i + 1, mode));
-    if (scenario.kind === 'controller') {
-      this.source.addController(CNTLIDS.source);
-      this.destination.addController(CNTLIDS.destination);
-      const targets = { source: this.source, destination: this.destination };
-      this.front = new SimFront(this.clock, targets, CNTLIDS, scenario.movesMemory);
-      this.#guest = new SimGuest(this.front);
-      this.#guest.onViolation = (violation) => this.failed(violation);
-      this.#guest.onReset = () => this.#guestResets();
-    } else {
-      const knowsAll = scenario.hostsKnowDestination;
-      this.#host = new SimHost(this.clock, this.network, [this.source, this.destination], knowsAll);
-    }
+    this.#oracles = scenario.modes.map((_, i) => new Oracle(`namespace ${i + 1}`, scenario.blockCount));
+    this.#stage = makeStage(scenario, this.clock, this.random, this);
     this.#workload = new Workload({
       clock: this.clock,
       random: this.random,
       oracles: this.#oracles,
       depth: scenario.depth,
       thinkMs: scenario.thinkMs,
-      submit: (command) => this.#submit(command),
+      submit: (command) => this.#stage.submit(command),
       failed: (error) => this.failed(error),
     });
-  }
-
-  #namespace(nsid: number, mode: 'copied' | 'shared'): Oracle {
-    const { blockCount, destinationWasOpen } = this.scenario;
-    const disk = new SimDisk(blockCount);
-    const isShared = mode === 'shared';
-    this.source.addNamespace(nsid, disk, true, !isShared).reservations = this.#reservations;
-    const other = isShared ? disk : new SimDisk(blockCount);
-    // what it held before must not be seen
-    if (!isShared && destinationWasOpen) other.fill(0, blockCount, 0xdead);
-    other.flush();
-    this.destination.addNamespace(nsid, other, destinationWasOpen, !isShared);
-    return new Oracle(`namespace ${nsid}`, blockCount);
   }
 
   note(text: string): void {
@@ -142,25 +97,22 @@ export class World implements TargetObserver {
     this.note(`VIOLATION ${this.#violation.message}`);
   }
 
-  #submit(command: HostCommand): Promise<HostAnswer> {
-    return this.#guest?.submit(command) ?? this.#host!.submit(command);
-  }
-
   // ---- what must hold all the time ------------------------------------------------------------------------------------------------
 
-  executes(target: SimTarget, command: HostCommand): void {
-    const times = (this.#executed.get(command.id) ?? 0) + 1;
-    this.#executed.set(command.id, times);
-    const what = `the guest's ${command.opcode} of block ${command.slba} (command ${command.id})`;
-    if (times > 1 && !this.#mayRepeat) this.failed(new Violation(`Executed twice: ${what}`));
-    if (this.#isCommitted && target === this.source) {
+  executes(party: Party, what: string, id: number | undefined): void {
+    if (id !== undefined) {
+      const times = (this.#executed.get(id) ?? 0) + 1;
+      this.#executed.set(id, times);
+      if (times > 1 && !this.#mayRepeat) this.failed(new Violation(`Executed twice: ${what}`));
+    }
+    if (this.#isCommitted && party === 'source') {
       this.failed(new Violation(`Executed at the source after the commit: ${what}`));
-    } else if (!this.#isCommitted && target === this.destination) {
+    } else if (!this.#isCommitted && party === 'destination') {
       this.failed(new Violation(`Executed at the destination before the commit: ${what}`));
     }
   }
 
-  #guestResets(): void {
+  resets(): void {
     this.note('the guest resets its controller');
     if (!this.#mayRepeat) this.failed(new Violation('The guest finds its controller without state'));
   }
@@ -189,26 +141,15 @@ export class World implements TargetObserver {
   }
 
   #after(name: string): void {
-    const { generation } = this.#linkOf(name) ?? {};
+    const answer = this.#stage.answers(name);
     this.#stepFaults('after');
     if (name.startsWith('journal') && this.#journalFault?.isDurable === true) this.#failJournal();
-    const link = this.#linkOf(name);
-    if (link !== undefined && generation !== link.generation) throw lost(name, link.target);
+    answer();
   }
 
   #failJournal(): never {
     this.#journalFault = undefined;
     throw new NvmeofError('NVMEOF_ERR_JOURNAL', 'The journal cannot be written');
-  }
-
-  #linkOf(name: string): SimLink | undefined {
-    const party = name.split(':')[0];
-    for (const link of this.#process?.links ?? []) if (link.target.name === party) return link;
-    return undefined;
-  }
-
-  #target(party: Party): SimTarget {
-    return party === 'source' ? this.source : this.destination;
   }
 
   #happen(fault: Fault): void {
@@ -219,29 +160,18 @@ export class World implements TargetObserver {
         if (fault.who === 'orchestrator') this.#kill();
         else this.#crash(fault.who, fault.downMs);
         return;
-      case 'cut': {
-        this.network.cut(fault.who, fault.ms);
+      case 'cut':
         // before a step: its request is on the way by then
-        const link = this.#linkOf(fault.who);
-        const isBefore = 'step' in fault.when && fault.when.phase === 'before';
-        if (isBefore) this.clock.setTimer(() => link?.breakNow(), 0.1);
-        else link?.breakNow();
+        this.#stage.cut(fault.who, fault.ms, 'step' in fault.when && fault.when.phase === 'before');
         return;
-      }
       case 'cut-hosts':
-        if (this.#host === undefined) return;
-        this.#mayRepeat = true;
-        this.network.cut(`${fault.who} hosts`, fault.ms);
-        this.#host.cut(fault.who);
+        if (this.#stage.cutHosts(fault.who, fault.ms)) this.#mayRepeat = true;
         return;
       case 'stall':
-        this.network.stall(fault.who, fault.ms);
+        this.#stage.stall(fault.who, fault.ms);
         return;
       case 'bad-block':
-        for (const { disk } of this.destination.namespaces.values()) {
-          disk.bad.add(fault.block);
-          this.clock.setTimer(() => disk.bad.delete(fault.block), fault.ms);
-        }
+        this.#stage.badBlock(fault.block, fault.ms);
         return;
       case 'journal':
         this.#journalFault = fault;
@@ -254,15 +184,12 @@ export class World implements TargetObserver {
   }
 
   #crash(party: Party, downMs: number): void {
-    const target = this.#target(party);
-    if (!target.isUp) return;
     this.#mayRepeat = true;
-    target.crash();
+    if (!this.#stage.crash(party, downMs)) return;
     const serves = (party === 'destination') === this.#isCommitted;
     this.scenario.modes.forEach((mode, i) => {
       if (serves && mode === 'copied') this.#oracles[i]!.crashed();
     });
-    this.clock.setTimer(() => target.start(), downMs);
   }
 
   // ---- the run --------------------------------------------------------------------------------------------------------------------
@@ -273,8 +200,8 @@ export class World implements TargetObserver {
     void whole.then(() => {
       isOver = true;
     });
-    const ended = await this.clock.run(() => isOver || this.#violation !== undefined, LIMIT_MS);
-    if (!ended) this.failed(new Violation(`It does not come to an end: ${this.#stage}`));
+    const ended = await this.clock.run(() => isOver || this.#violation !== undefined, this.#stage.limitMs);
+    if (!ended) this.failed(new Violation(`It does not come to an end: ${this.#scene}`));
     this.#process?.kill();
     return {
       violation: this.#violation,
@@ -283,29 +210,30 @@ export class World implements TargetObserver {
       attempts: this.#attempts,
       events: this.clock.eventCount,
       trace: this.trace,
+      digest: this.#stage.digest,
     };
   }
 
-  #stage = 'the guest starts';
+  #scene = 'the guest starts';
 
   async #whole(): Promise<void> {
-    await this.#guest?.start();
+    await this.#stage.start();
     this.#workload.start();
     await this.clock.delay(WARM_UP_MS);
     for (const fault of this.scenario.faults) {
       if ('ms' in fault.when) this.clock.setTimer(() => this.#happen(fault), fault.when.ms);
     }
-    this.#stage = 'the move';
+    this.#scene = 'the move';
     this.#result = await this.#move();
     this.note(`result: ${this.#result}`);
     this.#faultsAreOver = true;
-    this.network.heal();
-    this.#stage = 'the guest goes on';
+    this.#stage.heal();
+    this.#scene = 'the guest goes on';
     await this.#goOn();
-    this.#stage = 'the checks';
+    this.#scene = 'the checks';
     // what ends with connections has ended
-    await this.clock.delay(200);
-    this.#checkEnd(this.#result);
+    await this.clock.delay(this.#stage.settleMs);
+    await this.#checkEnd(this.#result);
   }
 
   async #move(): Promise<Result> {
@@ -313,7 +241,7 @@ export class World implements TargetObserver {
       this.#attempts++;
       if (attempt >= ATTEMPTS_UNTIL_HEALED) {
         this.#faultsAreOver = true;
-        this.network.heal();
+        this.#stage.heal();
       }
       const how = attempt === 0 ? 'start' : (this.scenario.operator[attempt - 1] ?? 'resume');
       // nothing was begun
@@ -327,17 +255,13 @@ export class World implements TargetObserver {
 
   async #attempt(how: 'start' | 'resume' | 'abort'): Promise<Result | undefined> {
     this.note(`orchestrator: ${how}`);
-    const process = new Orchestrator(this.clock, this.network, {
+    const process = new Orchestrator(this.clock, {
       before: (name) => this.#before(name),
       after: (name) => this.#after(name),
     });
     this.#process = process;
-    const { front } = this;
     const tools: Tools = {
-      source: new SimEnd(new SimLink(process, this.source)),
-      destination: new SimEnd(new SimLink(process, this.destination)),
-      front: front === undefined ? undefined : new SimFrontEnd(process, front),
-      memory: front === undefined || !this.scenario.movesMemory ? undefined : new SimMover(process, front),
+      ...this.#stage.connect(process),
       journal: new SimJournal(process, this.clock, this.#journal, (entry) => this.#noted(entry)),
       clock: process.clock,
       scenario: this.scenario,
@@ -368,45 +292,17 @@ export class World implements TargetObserver {
 
   // ---- what must hold at the end --------------------------------------------------------------------------------------------------
 
-  #checkEnd(result: Result): void {
+  async #checkEnd(result: Result): Promise<void> {
     const must = (holds: boolean, what: string): void => {
       if (!holds) throw new Violation(`After the end (${result}): ${what}`);
     };
     const isMoved = result === 'moved';
     must(isMoved === this.#isCommitted, `the journal ${this.#isCommitted ? 'has' : 'has not'} committed`);
-    const serving = isMoved ? this.destination : this.source;
-    for (const [nsid, namespace] of serving.namespaces) {
-      const other = (isMoved ? this.source : this.destination).namespaces.get(nsid)!;
-      must(namespace.fence.isOpen, `namespace ${nsid} is closed at the ${serving.name}`);
-      must(namespace.storedFence.isOpen, `namespace ${nsid} will be closed after a restart of the ${serving.name}`);
-      if (isMoved)
-        must(!other.fence.isOpen && !other.storedFence.isOpen, `namespace ${nsid} is open at the source as well`);
-      else if (!this.scenario.destinationWasOpen)
-        must(!other.fence.isOpen, `namespace ${nsid} is open at the destination`);
-      for (const one of [namespace, other]) {
-        must(one.tracking === undefined, `changes of namespace ${nsid} are followed`);
-        must(one.limit === undefined, `writes of namespace ${nsid} are limited`);
-      }
-      const here = namespace.reservations;
-      must(
-        String(here) === String(this.#reservations),
-        `namespace ${nsid} has other reservations at the ${serving.name}`,
-      );
-      this.#oracles[nsid - 1]!.check(namespace.disk.values());
-    }
-    must(this.source.peers.size === 0 || isMoved, 'discovery of the source names the destination');
-    this.#checkDevice(must, isMoved ? 'destination' : 'source');
-  }
-
-  #checkDevice(must: (holds: boolean, what: string) => void, party: Party): void {
-    const { front } = this;
-    if (front === undefined) return;
-    must(!front.isPaused, 'the device is paused');
-    must(front.attachedTo === party, `the device is attached to the ${front.attachedTo}`);
-    const controller = front.controllerAt(party);
-    must(controller.enabled && !controller.isSuspended, `the controller of the ${party} does not run`);
-    const other = front.controllerAt(party === 'source' ? 'destination' : 'source');
-    must(other.attachment === undefined, 'both controllers have the memory of the guest');
-    for (const { tracked } of [controller, other]) must(tracked === undefined, 'memory changes are followed');
+    const { faults, whenStuck } = this.scenario;
+    must(isMoved || faults.length > 0 || whenStuck === 'refuse', 'nothing went wrong, and it is not moved');
+    await this.#stage.check(isMoved, must);
+    this.#oracles.forEach((oracle, i) => {
+      oracle.check(this.#stage.values(i + 1, isMoved));
+    });
   }
 }
