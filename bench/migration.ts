@@ -1,21 +1,22 @@
 /**
- * What it costs to follow changes: 4 KiB writes at depth 128 with tracking off, with the bitmap, and with a queue that the load's own process drains, in turns of one
- * run, so that each round is compared with its neighbours; memory of the bitmap of 1 TiB; time to drain a million changed granules.
+ * What it costs to follow changes: 4 KiB writes at depth 128 with tracking off, with the bitmap, and with a queue, in turns of one run, so that each
+ * round is compared with its neighbours; memory of the bitmap of 1 TiB; time to drain a million changed granules. The queue is drained by the load's
+ * own process, or by another one on the load's core: so the target's CPU time is the log's, and the rest of what is lost the drainer's.
  *
- *     node dist-test/bench/migration.js [--rounds 5] [--seconds 1] [--only writes|drain]
+ *     node dist-test/bench/migration.js [--rounds 5] [--seconds 1] [--only writes|random|drain]
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
-import { type AsyncEvent, HostController, parseNvmeUri } from '../src/initiator.ts';
+import { HostController, parseNvmeUri } from '../src/initiator.ts';
 import { ChangeBitmap } from '../src/migration/change-bitmap.ts';
 import { LiveMigration } from '../src/migration.ts';
-import { AsyncEventType } from '../src/spec/log-page.ts';
-import { CdqEvent } from '../src/spec/migration.ts';
-import { UDMQ_ENTRY_BYTES } from '../src/wire/udmq-entry.ts';
-import { cpuTimeOf, LOAD_CORE, pinSelf } from './lib/machine.ts';
+import { type Child, compiled, cpuTimeOf, LOAD_CORE, pinned, pinSelf, start, stop } from './lib/machine.ts';
 import { ProductTarget } from './lib/product.ts';
+import { QueueDrain } from './lib/queue-drain.ts';
+import type { DrainerReport, DrainerSetting } from './lib/queue-drainer.ts';
 import { median, short, spread, table } from './lib/stats.ts';
 
 const { values } = parseArgs({
@@ -100,6 +101,8 @@ interface Load {
   readonly iops: number;
   /** CPU time of the target, user and kernel, a write. */
   readonly cpuUs: number;
+  /** CPU time of the load's process, with what it drains meanwhile, a write. */
+  readonly loadUs: number;
 }
 
 /** Writes at full depth for some time. */
@@ -116,6 +119,7 @@ async function load(host: HostController, pid: number, sequential: boolean): Pro
     return (seed >>> 0) % blocks;
   };
   const before = cpuTimeOf(pid);
+  const ownBefore = process.cpuUsage();
   const start = performance.now();
   const end = start + SECONDS * 1000;
   let count = 0;
@@ -139,67 +143,58 @@ async function load(host: HostController, pid: number, sequential: boolean): Pro
   });
   const iops = count / ((performance.now() - start) / 1000);
   const after = cpuTimeOf(pid);
-  return { iops, cpuUs: ((after.user + after.system - before.user - before.system) * 1e6) / count };
+  const own = process.cpuUsage(ownBefore);
+  return {
+    iops,
+    cpuUs: ((after.user + after.system - before.user - before.system) * 1e6) / count,
+    loadUs: (own.user + own.system) / count,
+  };
 }
 
-type Mode = 'off' | 'bitmap' | 'queue' | 'off, in order' | 'queue, in order';
+type Mode = 'off' | 'bitmap' | 'queue' | 'queue, by another process' | 'off, in order' | 'queue, in order';
 /** Each in turn, and what it is compared with. */
 const MODES: readonly (readonly [Mode, Mode | undefined])[] = [
   ['off', undefined],
   ['bitmap', 'off'],
   ['queue', 'off'],
+  ['queue, by another process', 'off'],
   ['off, in order', undefined],
   ['queue, in order', 'off, in order'],
 ];
-const isQueue = (mode: Mode): boolean => mode.startsWith('queue');
 
-/**
- * Follows a queue as the specification means it: waits for the trigger that is set half a queue ahead, reads, consumes, sets it anew. It shares the
- * load's process, and its core.
- */
-class Drain {
-  readonly #lm: LiveMigration;
-  readonly #cdqid: number;
-  readonly #onEvent: (event: AsyncEvent) => void;
-  #busy: Promise<void> = Promise.resolve();
-  entries = 0;
-  reads = 0;
+/** A process of its own that drains. */
+class Drainer {
+  readonly #child: Child;
+  readonly #answers: AsyncIterator<string>;
 
-  private constructor(lm: LiveMigration, cdqid: number) {
-    this.#lm = lm;
-    this.#cdqid = cdqid;
-    this.#onEvent = ({ type, info, parameter }) => {
-      if (type !== AsyncEventType.OneShot || parameter !== cdqid) return;
-      if (info === CdqEvent.Full) throw new Error('The queue became full: changes are lost');
-      this.#busy = this.#busy.then(() => this.#read(true));
-    };
-    lm.controller.on('asyncEvent', this.#onEvent);
+  private constructor(child: Child) {
+    this.#child = child;
+    child.stderr.pipe(process.stderr);
+    this.#answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   }
 
-  static async start(lm: LiveMigration, cdqid: number): Promise<Drain> {
-    const drain = new Drain(lm, cdqid);
-    await lm.trackUserData(cdqid, true);
-    await drain.#read(true);
-    return drain;
+  static async start(setting: DrainerSetting): Promise<Drainer> {
+    const script = compiled('lib/queue-drainer.js');
+    const drainer = new Drainer(start(pinned(LOAD_CORE, [process.execPath, script, JSON.stringify(setting)])));
+    await drainer.#answer();
+    return drainer;
   }
 
-  async #read(again: boolean): Promise<void> {
-    for (let waiting = QUEUE_SLOTS; waiting >= QUEUE_SLOTS / 2; ) {
-      const { header, entries } = await this.#lm.readQueue(this.#cdqid, QUEUE_SLOTS);
-      this.entries += entries.length / UDMQ_ENTRY_BYTES;
-      this.reads++;
-      const trigger = (header.tail + QUEUE_SLOTS / 2) % QUEUE_SLOTS;
-      await this.#lm.consumeQueue(this.#cdqid, header.tail, again ? trigger : undefined);
-      // what came before the trigger was set does not fire it
-      waiting = (await this.#lm.readQueue(this.#cdqid, 1)).header.nent;
-    }
+  async #answer(): Promise<DrainerReport> {
+    const { value, done } = await this.#answers.next();
+    if (done === true) throw new Error('The drainer has ended');
+    return JSON.parse(value) as DrainerReport;
   }
 
-  async stop(): Promise<void> {
-    this.#lm.controller.off('asyncEvent', this.#onEvent);
-    await this.#busy;
-    await this.#lm.trackUserData(this.#cdqid, false);
-    await this.#read(false);
+  /** Starts or stops it, in turn. */
+  toggle(): Promise<DrainerReport> {
+    this.#child.stdin.write('\n');
+    return this.#answer();
+  }
+
+  stop(): Promise<void> {
+    this.#child.stdin.end();
+    return stop(this.#child);
   }
 }
 
@@ -208,36 +203,57 @@ async function writes(): Promise<void> {
   const host = await connect(target.uri, undefined, 1);
   const manager = await connect(target.uri, HOST, 0);
   const lm = new LiveMigration(manager);
-  const cdqid = await lm.createQueue(host.cntlid, QUEUE_SLOTS);
-  const loads = new Map<Mode, Load[]>(MODES.map(([mode]) => [mode, []]));
+  const blockCount = MEMORY_BYTES / BLOCK_BYTES;
+  const modes = values.only === 'random' ? MODES.filter(([mode]) => !mode.endsWith('in order')) : MODES;
+  const loads = new Map<Mode, Load[]>(modes.map(([mode]) => [mode, []]));
   let entries = 0;
-  let reads = 0;
+  let drains = 0;
+  const drainUs: number[] = [];
+  const setting = { uri: target.uri, hostnqn: HOST, cntlid: host.cntlid, slots: QUEUE_SLOTS, blockCount };
+  const drainer = await Drainer.start(setting);
+  const follow = async (mode: Mode): Promise<() => Promise<void>> => {
+    if (mode === 'bitmap') {
+      await lm.trackChanges(1, true);
+      return () => lm.trackChanges(1, false);
+    }
+    if (mode === 'queue, by another process') {
+      await drainer.toggle();
+      return async () => {
+        const report = await drainer.toggle();
+        drainUs.push(report.cpuUs / report.entries);
+      };
+    }
+    if (!mode.startsWith('queue')) return async () => {};
+    const drain = await QueueDrain.start(lm, host.cntlid, QUEUE_SLOTS, blockCount);
+    return async () => {
+      await drain.stop();
+      entries += drain.entries;
+      drains += drain.drains;
+    };
+  };
   await load(host, target.pid, false);
   for (let round = 0; round < ROUNDS; round++) {
-    for (const [mode] of MODES) {
-      if (mode === 'bitmap') await lm.trackChanges(1, true);
-      const drain = isQueue(mode) ? await Drain.start(lm, cdqid) : undefined;
+    for (const [mode] of modes) {
+      const end = await follow(mode);
       loads.get(mode)!.push(await load(host, target.pid, mode.endsWith('in order')));
-      if (drain !== undefined) {
-        await drain.stop();
-        entries += drain.entries;
-        reads += drain.reads;
-      }
-      if (mode === 'bitmap') await lm.trackChanges(1, false);
+      await end();
     }
   }
   const ratio = (value: keyof Load, on: Mode, off: Mode): string =>
     median(loads.get(on)!.map((one, i) => one[value] / loads.get(off)![i]![value])).toFixed(3);
-  const rows = MODES.map(([mode, off]) => {
+  const rows = modes.map(([mode, off]) => {
     const cells = (value: keyof Load): string[] => [
       spread(loads.get(mode)!.map((one) => one[value])),
       off === undefined ? '' : ratio(value, mode, off),
     ];
-    return [mode, ...cells('iops'), ...cells('cpuUs')];
+    return [mode, ...cells('iops'), ...cells('cpuUs'), ...cells('loadUs')];
   });
-  const head = ['4 KiB write, depth 128', 'IOPS', 'on / off', 'target CPU us', 'on / off'];
-  console.log(table(head, ['left', 'right', 'right', 'right', 'right'], rows));
-  console.log(`${entries} entries were drained by ${reads} reads of the queue`);
+  const head = ['4 KiB write, depth 128', 'IOPS', 'on / off', 'target CPU us', 'on / off', 'load CPU us', 'on / off'];
+  console.log(table(head, ['left', 'right', 'right', 'right', 'right', 'right', 'right'], rows));
+  console.log(
+    `${entries} entries were drained in ${drains} times; by the other process for ${spread(drainUs)} us of its CPU time each`,
+  );
+  await drainer.stop();
   await host.close();
   await manager.close();
   await target.stop();
@@ -287,8 +303,9 @@ async function drain(): Promise<void> {
 
 pinSelf(LOAD_CORE);
 try {
-  if (values.only !== 'writes') bitmapOfTebibyte();
-  if (values.only !== 'writes') await drain();
+  const drains = values.only === '' || values.only === 'drain';
+  if (drains) bitmapOfTebibyte();
+  if (drains) await drain();
   if (values.only !== 'drain') await writes();
 } finally {
   rmSync(folder, { recursive: true });

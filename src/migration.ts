@@ -8,6 +8,7 @@ export {
   type StateSelection,
 } from './initiator/live-migration.ts';
 export type { FenceStatus, PeerEntry } from './initiator/migration-extension.ts';
+export { QueueReader, type VisitEntries } from './initiator/queue-reader.ts';
 export { MigrationError } from './migration/migration-error.ts';
 export {
   readStateSection,

@@ -23,6 +23,8 @@ export interface PassthruCommand {
   readonly data?: Uint8Array;
   /** Bytes to receive. */
   readonly readBytes?: number;
+  /** Where to receive them, at least `readBytes` long; the caller's again once the command is over. Default: memory of its own. */
+  readonly readInto?: Uint8Array;
 }
 
 /** @public */
@@ -34,6 +36,10 @@ export interface PassthruResult {
   readonly resultHigh: number;
   /** What was received; shorter than asked for if the controller sent less. */
   readonly data: Uint8Array;
+}
+
+function readBuffer({ readBytes = 0, readInto }: PassthruCommand): Uint8Array {
+  return readInto === undefined ? new Uint8Array(readBytes) : readInto.subarray(0, readBytes);
 }
 
 /** The command's SQE; CID and data pointer are the queue pair's. */
@@ -133,8 +139,7 @@ export class AdminQueue {
   /** As `passthru`, without waiting for a turn: for keep alive and Abort. */
   async urgent(command: PassthruCommand): Promise<PassthruResult> {
     const direction = command.opcode & 3;
-    const buffer =
-      direction === Direction.ControllerToHost ? new Uint8Array(command.readBytes ?? 0) : (command.data ?? NO_DATA);
+    const buffer = direction === Direction.ControllerToHost ? readBuffer(command) : (command.data ?? NO_DATA);
     return this.#send(buildSqe(command), direction, buffer, `Admin command ${command.opcode.toString(16)}h`);
   }
 

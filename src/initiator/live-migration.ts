@@ -163,7 +163,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
       nsid: 0,
       uuidIndex: await this.#extension.uuidIndex(),
     };
-    const bytesPerCommand = this.#chunkBytes;
+    const bytesPerCommand = this.transferBytes;
     const atOnce = Math.floor((bytesPerCommand - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES);
     // about as many as last time: a whole page costs both sides as much as the changes of some hundred writes
     const guess = Math.max(QUEUE_ENTRIES_FIRST, this.#queueEntries + (this.#queueEntries >> 2));
@@ -181,6 +181,25 @@ export class LiveMigration<H extends MigrationHost = HostController> {
       bytesPerCommand,
     });
     return { header: log.header, entries: Buffer.concat([log.entries, rest]) };
+  }
+
+  /**
+   * A part of log page C8h as it is, in one command; for `QueueReader`.
+   * @param into as many bytes as are asked for
+   * @returns what was received, in `into` where the controller's connection can
+   */
+  async queuePart(cdqid: number, offset: number, into: Uint8Array): Promise<Uint8Array> {
+    const numd = into.length / 4 - 1;
+    const { data } = await this.controller.executeAdmin('Get Log Page c8h', {
+      opcode: AdminOpcode.GetLogPage,
+      cdw10: MigrationLogPage.ResidentQueue | ((numd & 0xffff) << 16),
+      cdw11: (numd >>> 16) | (cdqid << 16),
+      cdw12: offset,
+      cdw14: await this.#extension.uuidIndex(),
+      readBytes: into.length,
+      readInto: into,
+    });
+    return data;
   }
 
   /**
@@ -223,7 +242,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     return {
       header,
       runs: decodeChangedRuns(
-        await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex, bytesPerCommand: this.#chunkBytes }),
+        await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex, bytesPerCommand: this.transferBytes }),
       ),
     };
   }
@@ -257,7 +276,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
    * first.
    */
   async *allocatedBlocks(nsid: number, slba = 0): AsyncGenerator<BlockRun> {
-    const rangesMax = Math.floor((this.#chunkBytes - 8) / 16);
+    const rangesMax = Math.floor((this.transferBytes - 8) / 16);
     for (let from = slba; ; ) {
       const { completion, ranges } = await readLbaStatus(this.controller, nsid, {
         slba: from,
@@ -340,7 +359,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     bytes.set(head.bytes);
     let { suspended } = head;
     for (let offset = CONTROLLER_STATE_HEADER_BYTES; offset < bytes.length; ) {
-      const length = Math.min(this.#chunkBytes, bytes.length - offset);
+      const length = Math.min(this.transferBytes, bytes.length - offset);
       const part = await this.getStatePart(cntlid, selection, offset, length);
       bytes.set(part.bytes, offset);
       suspended &&= part.suspended;
@@ -381,7 +400,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
       throw new ConfigError(`Controller state of ${bytes.length} bytes: whole dwords are needed`);
     }
     for (let offset = 0; offset < bytes.length; ) {
-      const data = bytes.subarray(offset, offset + this.#chunkBytes);
+      const data = bytes.subarray(offset, offset + this.transferBytes);
       const first = offset === 0;
       const last = offset + data.length === bytes.length;
       const { Only, First, Last, Middle } = SequenceIndicator;
@@ -406,7 +425,8 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     });
   }
 
-  get #chunkBytes(): number {
+  /** Bytes of one command, at most. */
+  get transferBytes(): number {
     return Math.min(TRANSFER_BYTES_DEFAULT, this.controller.maxTransferBytes ?? TRANSFER_BYTES_DEFAULT);
   }
 

@@ -1,37 +1,38 @@
 // @hot
 /**
- * The ring of a Controller Data Queue: slots, head, tail, phase, the tail pointer trigger. Base 2.1 section 8.1.6. Where the entries stand is the
- * memory's affair: host memory for the queue of the specification, the controller's own for the one that NVMe/TCP hosts read by log page.
+ * The ring of a Controller Data Queue: slots, head, tail, phase, the tail pointer trigger. Base 2.1 section 8.1.6. Where the entries stand is one of
+ * two: in memory of its own, for the queue that NVMe/TCP hosts read by log page, or in a host's, for the queue of the specification.
  */
 
-/** One entry that is about to be written: the same bytes twice. */
-export interface CdqEntry {
-  readonly view: DataView;
-  /** In the machine's own order: for copies only. */
-  readonly words: Uint32Array;
-}
-
-/** Where a ring's entries stand. */
+/** A host's memory where a ring's entries stand. */
 export interface CdqMemory {
   /**
    * Writes the entry; its last byte, which holds the phase, after all others.
    * @param slot 0 to slots - 1
    * @param entry valid until the call returns
    */
-  write(slot: number, entry: CdqEntry): void;
+  write(slot: number, entry: DataView): void;
 }
 
 export class CdqRing {
-  readonly slots: number;
-  readonly #memory: CdqMemory;
-  /** The next entry that the host will consume. */
-  head = 0;
-  /** The next slot to be posted. */
-  tail = 0;
+  // what posting an entry needs stands together
+  /** Where the next entry is made, at word `base`. All entries of a ring that has them itself stand here. */
+  readonly words: Uint32Array;
+  /** The word where the next entry begins: it is made there, with its phase bit from `phase`, and posted then. 0 if it is written elsewhere then. */
+  base = 0;
+  /** Posting below this word moves `base`, and that is all: it neither wraps, nor triggers, nor takes the last room. */
+  #plainEnd = 0;
+  readonly #entryWords: number;
   /** The phase of the entry at `tail`: 1 in the first pass, inverted in each. */
   phase = 1;
-  /** Entries posted since creation. */
-  posted = 0;
+
+  readonly slots: number;
+  readonly #entry: DataView;
+  readonly #memory: CdqMemory | undefined;
+  /** The next entry that the host will consume. */
+  head = 0;
+  /** The next slot to be posted, of entries that stand elsewhere. */
+  #tailThere = 0;
   /** Entries consumed since creation: the sequence number of the one at `head`. */
   consumed = 0;
   /** ETPT. */
@@ -43,16 +44,27 @@ export class CdqRing {
   /**
    * @param slots 2 or more; one less can be outstanding
    * @param onTrigger an entry was posted in the trigger's slot; the trigger is disarmed
+   * @param memory where the entries stand; undefined: here
    */
-  constructor(slots: number, memory: CdqMemory, onTrigger: () => void) {
+  constructor(slots: number, entryBytes: number, onTrigger: () => void, memory?: CdqMemory) {
     this.slots = slots;
-    this.#memory = memory;
+    this.#entryWords = entryBytes / 4;
     this.#onTrigger = onTrigger;
+    this.#memory = memory;
+    this.words = new Uint32Array((memory === undefined ? slots : 1) * this.#entryWords);
+    this.#entry = new DataView(this.words.buffer);
+    this.#plan();
+  }
+
+  /** The next slot to be posted. */
+  get tail(): number {
+    return this.#memory === undefined ? this.base / this.#entryWords : this.#tailThere;
   }
 
   /** Entries posted and not consumed. */
   get used(): number {
-    return this.tail >= this.head ? this.tail - this.head : this.tail - this.head + this.slots;
+    const { head, tail, slots } = this;
+    return tail >= head ? tail - head : tail - head + slots;
   }
 
   /** Entries that can be posted before the ring is full. */
@@ -60,31 +72,35 @@ export class CdqRing {
     return this.slots - 1 - this.used;
   }
 
-  /** The phase of the newest entry. */
-  get lastPhase(): number {
-    return this.tail === 0 ? 1 ^ this.phase : this.phase;
+  /** There is room for the next entry, and for another one behind it: true is for certain, and cheap. */
+  get isPlain(): boolean {
+    return this.base < this.#plainEnd;
   }
 
-  /** Posts an entry, whose phase bit the caller has set from `phase`. There must be room. */
-  post(entry: CdqEntry): void {
+  /** Posts the entry at `base`. There must be room. */
+  post(): void {
+    if (this.base < this.#plainEnd) this.base += this.#entryWords;
+    else this.#postWithCare();
+  }
+
+  #postWithCare(): void {
     const slot = this.tail;
-    this.#memory.write(slot, entry);
-    this.posted++;
-    this.tail = slot + 1;
-    if (slot + 1 === this.slots) {
-      this.tail = 0;
-      this.phase ^= 1;
+    const isLast = slot + 1 === this.slots;
+    const next = isLast ? 0 : slot + 1;
+    if (isLast) this.phase ^= 1;
+    if (this.#memory === undefined) {
+      this.base = next * this.#entryWords;
+    } else {
+      this.#tailThere = next;
+      this.#memory.write(slot, this.#entry);
     }
-    if (this.triggerEnabled && slot === this.triggerSlot) {
+    const isTrigger = this.triggerEnabled && slot === this.triggerSlot;
+    if (isTrigger) {
       this.triggerEnabled = false;
       this.triggerSlot = 0;
-      this.#onTrigger();
     }
-  }
-
-  /** Writes the newest entry again; only while the host cannot have seen it. */
-  rewriteLast(entry: CdqEntry): void {
-    this.#memory.write(this.tail === 0 ? this.slots - 1 : this.tail - 1, entry);
+    this.#plan();
+    if (isTrigger) this.#onTrigger();
   }
 
   /**
@@ -97,6 +113,7 @@ export class CdqRing {
     if (count > this.used) return false;
     this.head = head;
     this.consumed += count;
+    this.#plan();
     return true;
   }
 
@@ -108,6 +125,17 @@ export class CdqRing {
     if (enabled && (slot < 0 || slot >= this.slots)) return false;
     this.triggerEnabled = enabled;
     this.triggerSlot = enabled ? slot : 0;
+    this.#plan();
     return true;
+  }
+
+  /** Finds the first slot, from the tail on, that takes more than moving the tail. */
+  #plan(): void {
+    if (this.#memory !== undefined) return; // each of its entries is written somewhere else
+    const { head, tail, slots } = this;
+    const lastRoom = tail >= head ? head + slots - 2 : head - 2;
+    let end = Math.min(slots - 1, lastRoom);
+    if (this.triggerEnabled && this.triggerSlot >= tail) end = Math.min(end, this.triggerSlot);
+    this.#plainEnd = end * this.#entryWords;
   }
 }

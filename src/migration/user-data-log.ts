@@ -5,74 +5,86 @@
  */
 import { EntryRange, EntrySequence } from '../spec/migration.ts';
 import {
-  UDMQ_ATTRIBUTES_OFFSET,
+  entryWordAttributes,
+  entryWordBlockCount,
+  entryWordNsid,
+  entryWordSlba,
+  isDeallocated,
   UDMQ_BLOCKS_MAX,
-  UDMQ_ENTRY_BYTES,
+  UDMQ_ENTRY_DWORDS,
   udmqAttributes,
-  writeEntryRange,
+  writeEntry,
 } from '../wire/udmq-entry.ts';
-import type { CdqEntry, CdqRing } from './cdq-ring.ts';
-
-/** Blocks of a range that is one entry for certain, in a number that is small for the machine. */
-const ENTRY_BLOCKS_QUICK = 0x1000_0000;
+import type { CdqRing } from './cdq-ring.ts';
 
 /** Off: never started or stopped. Suspended: goes on when the controller is resumed. Full: changes were lost. */
 export const LogState = { Off: 0, Logging: 1, Suspended: 2, Full: 3 } as const;
 
+/** Byte 31 of an entry that says "written", but for its phase: it takes several loads to make, and each write of a host needs it. */
+const WRITTEN = udmqAttributes(EntrySequence.Middle, EntryRange.Blocks, false, 0);
+
+/**
+ * A change costs as many nanoseconds as it touches cache lines, since the data of the write have emptied the cache before: what the usual one
+ * needs stands together, and the newest entry is found where it was written.
+ */
 export class UserDataLog {
   readonly ring: CdqRing;
+  #state: number = LogState.Off;
+  /** `state` is `Logging`. */
+  #isOn = false;
+  /** The newest entry is of blocks, it stands just before the next one, and no host can have seen it: a change of the same blocks needs no other one. */
+  #mayGrow = false;
   readonly #onFull: () => void;
-  readonly #entry: CdqEntry = makeEntry();
-  state: number = LogState.Off;
-  /** Entries that the host can have seen: a later change of the same blocks needs an entry of its own. */
-  #seen = 0;
-  /** The newest entry has grown, and stands in the fields below only: its memory is written when somebody may look, or another entry comes. */
-  #grown = false;
-  // the newest entry, while it may still be extended
-  #lastNsid = 0;
-  #lastSlba = 0;
-  #lastEnd = 0;
-  #lastDeallocated = false;
 
-  /** Entries stand where the host looks at any time. */
-  readonly #seenAtOnce: boolean;
-
-  /** @param onFull the queue became full: the Full Error event @param seenAtOnce the host sees entries as they are posted: none is rewritten */
-  constructor(ring: CdqRing, onFull: () => void, seenAtOnce = false) {
+  /** @param onFull the queue became full: the Full Error event */
+  constructor(ring: CdqRing, onFull: () => void) {
     this.ring = ring;
     this.#onFull = onFull;
-    this.#seenAtOnce = seenAtOnce;
+  }
+
+  get state(): number {
+    return this.#state;
   }
 
   get logging(): boolean {
-    return this.state === LogState.Logging;
+    return this.#isOn;
+  }
+
+  #enter(state: number): void {
+    this.#state = state;
+    this.#isOn = state === LogState.Logging;
+  }
+
+  /** The queue is gone. */
+  end(): void {
+    this.#enter(LogState.Off);
   }
 
   /** @returns false if the queue has no room to start (Controller Data Queue Full) */
   start(): boolean {
     // one entry for the start, one for what comes then
     if (this.ring.free < 2) return false;
-    this.state = LogState.Logging;
+    this.#enter(LogState.Logging);
     this.#marker(EntrySequence.First);
     return true;
   }
 
   /** The host ends the session. */
   stop(): void {
-    if (this.state === LogState.Logging) this.#marker(EntrySequence.HostStopped);
-    this.state = LogState.Off;
+    if (this.#isOn) this.#marker(EntrySequence.HostStopped);
+    this.#enter(LogState.Off);
   }
 
   /** The controller was suspended: every command that it had fetched has been logged. */
   suspend(): void {
-    if (this.state !== LogState.Logging) return;
+    if (!this.#isOn) return;
     this.#marker(EntrySequence.Suspended);
-    this.state = LogState.Suspended;
+    this.#enter(LogState.Suspended);
   }
 
   /** The controller was resumed: logging goes on where it was on. */
   resume(): void {
-    if (this.state !== LogState.Suspended) return;
+    if (this.#state !== LogState.Suspended) return;
     if (!this.start()) this.#full(0, 0, 0, false);
   }
 
@@ -82,15 +94,30 @@ export class UserDataLog {
    * @param deallocated they were deallocated, not written
    */
   changed(nsid: number, slba: number, blockCount: number, deallocated: boolean): void {
-    if (this.state !== LogState.Logging) return;
-    const end = slba + blockCount;
-    if (this.#extend(nsid, slba, end, deallocated)) return;
-    if (blockCount <= ENTRY_BLOCKS_QUICK) this.#range(nsid, slba, blockCount, deallocated);
-    else this.#ranges(nsid, slba, end, deallocated);
+    if (!this.#isOn) return;
+    const { ring } = this;
+    if (deallocated || blockCount > 0x1_0000 || !ring.isPlain) {
+      this.#ranges(nsid, slba, blockCount, deallocated);
+      return;
+    }
+    const { words, base } = ring;
+    if (this.#mayGrow) {
+      // modulo 2^32: what is no neighbour here is none
+      const distance = (slba - words[base - UDMQ_ENTRY_DWORDS + 2]!) | 0;
+      if (distance <= words[base - UDMQ_ENTRY_DWORDS + 1]! + 1 && distance >= -blockCount) {
+        this.#ranges(nsid, slba, blockCount, false);
+        return;
+      }
+    }
+    writeEntry(words, base, nsid, slba, blockCount, WRITTEN | ring.phase);
+    this.#mayGrow = true;
+    ring.post();
   }
 
-  #ranges(nsid: number, slba: number, end: number, deallocated: boolean): void {
-    for (let at = slba; at < end && this.state === LogState.Logging; ) {
+  #ranges(nsid: number, slba: number, blockCount: number, deallocated: boolean): void {
+    const end = slba + blockCount;
+    if (this.#mayGrow && this.#grow(nsid, slba, end, deallocated)) return;
+    for (let at = slba; at < end && this.#isOn; ) {
       const count = Math.min(end - at, UDMQ_BLOCKS_MAX);
       this.#range(nsid, at, count, deallocated);
       at += count;
@@ -105,46 +132,41 @@ export class UserDataLog {
 
   /** An entry did not reach the host. */
   lost(): void {
-    this.state = LogState.Full;
+    this.#enter(LogState.Full);
     this.#onFull();
   }
 
-  /** Everything posted is the host's to see: it stands in memory, and nothing of it changes any more. */
+  /** Everything posted is the host's to see: nothing of it changes any more. */
   markSeen(): void {
-    this.#settle();
-    this.#seen = this.ring.posted;
+    this.#mayGrow = false;
   }
 
-  #settle(): void {
-    if (!this.#grown) return;
-    this.#grown = false;
-    const { ring } = this;
-    writeEntryRange(this.#entry.view, 0, this.#lastNsid, this.#lastSlba, this.#lastEnd - this.#lastSlba);
-    const { Middle } = EntrySequence;
-    const attributes = udmqAttributes(Middle, EntryRange.Blocks, this.#lastDeallocated, ring.lastPhase);
-    this.#entry.view.setUint8(UDMQ_ATTRIBUTES_OFFSET, attributes);
-    ring.rewriteLast(this.#entry);
+  /** HP of feature 21h. @returns false if that slot is not among the posted ones (or just behind them) */
+  consume(head: number): boolean {
+    this.markSeen(); // a host may release what it never looked at
+    return this.ring.consume(head);
   }
 
-  /** One entry for changes of the same or neighbouring blocks, as long as nobody can have seen it. */
-  #extend(nsid: number, slba: number, end: number, deallocated: boolean): boolean {
-    const { ring } = this;
-    if (ring.posted === this.#seen || this.#lastEnd === 0 || nsid !== this.#lastNsid) return false;
-    if (deallocated !== this.#lastDeallocated || slba > this.#lastEnd || end < this.#lastSlba) return false;
-    const first = Math.min(slba, this.#lastSlba);
-    const last = Math.max(end, this.#lastEnd);
+  /** One entry for changes of the same or neighbouring blocks. */
+  #grow(nsid: number, slba: number, end: number, deallocated: boolean): boolean {
+    const { words, base } = this.ring;
+    const newest = base - UDMQ_ENTRY_DWORDS;
+    const attributes = entryWordAttributes(words, newest);
+    if (nsid !== entryWordNsid(words, newest) || deallocated !== isDeallocated(attributes)) return false;
+    const newestSlba = entryWordSlba(words, newest);
+    const newestEnd = newestSlba + entryWordBlockCount(words, newest);
+    if (slba > newestEnd || end < newestSlba) return false;
+    const first = Math.min(slba, newestSlba);
+    const last = Math.max(end, newestEnd);
     if (last - first > UDMQ_BLOCKS_MAX) return false;
-    this.#grown = true;
-    this.#lastSlba = first;
-    this.#lastEnd = last;
+    writeEntry(words, newest, nsid, first, last - first, attributes);
     return true;
   }
 
   #full(nsid: number, slba: number, count: number, deallocated: boolean): void {
     const range = count === 0 ? EntryRange.None : EntryRange.Blocks;
     if (this.ring.free > 0) this.#post(nsid, slba, count, deallocated, EntrySequence.Full, range);
-    this.state = LogState.Full;
-    this.#onFull();
+    this.lost();
   }
 
   #marker(sequence: number): void {
@@ -152,20 +174,9 @@ export class UserDataLog {
   }
 
   #post(nsid: number, slba: number, count: number, deallocated: boolean, sequence: number, range: number): void {
-    this.#settle();
-    writeEntryRange(this.#entry.view, 0, nsid, slba, count);
-    this.#entry.view.setUint8(UDMQ_ATTRIBUTES_OFFSET, udmqAttributes(sequence, range, deallocated, this.ring.phase));
-    this.ring.post(this.#entry);
-    if (this.#seenAtOnce) this.markSeen();
-    const mayGrow = sequence === EntrySequence.Middle;
-    this.#lastNsid = nsid;
-    this.#lastSlba = slba;
-    this.#lastEnd = mayGrow ? slba + count : 0;
-    this.#lastDeallocated = deallocated;
+    const { ring } = this;
+    writeEntry(ring.words, ring.base, nsid, slba, count, udmqAttributes(sequence, range, deallocated, ring.phase));
+    ring.post();
+    this.#mayGrow = sequence === EntrySequence.Middle && ring.base > 0;
   }
-}
-
-function makeEntry(): CdqEntry {
-  const bytes = new ArrayBuffer(UDMQ_ENTRY_BYTES);
-  return { view: new DataView(bytes), words: new Uint32Array(bytes) };
 }

@@ -323,10 +323,8 @@ export class Namespace {
     else this.#enter(io, operation);
   }
 
-  /** A write that is done when the backend's call returns, and only has to be tracked then. */
+  /** A write that is done when the backend's call returns, and only has to be tracked then: nothing else looks at it meanwhile. */
   #pass(io: NamespaceIo): void {
-    io.operation = Operation.Write;
-    io.gateExclusive = false;
     io.gateState = GateState.Passing;
     this.backend.write(io);
   }
@@ -402,6 +400,11 @@ export class Namespace {
    * @returns false if that must wait: `complete` is called again then
    */
   ended(io: NamespaceIo, status: number): boolean {
+    if (io.gateState === GateState.Passing) {
+      io.gateState = GateState.Outside;
+      this.#changed(io, false);
+      return true;
+    }
     if (status === 0 && (this.#guards & Guard.Uncorrectable) !== 0 && this.#rewrites(io.operation)) {
       if (!this.uncorrectable.clear(io)) return false;
       this.#uncorrectableChanged();
@@ -413,10 +416,16 @@ export class Namespace {
 
   /** Its effect is in place, as far as it has any, and nobody was told yet. */
   #track(io: NamespaceIo, status: number): void {
-    const slba = io.offsetBytes / this.blockSize;
-    const blocks = io.lengthBytes / this.blockSize;
+    this.#changed(io, status === 0 && this.#isDeallocated(io));
+  }
+
+  #changed(io: NamespaceIo, deallocated: boolean): void {
+    // exact, as the size of a block is a power of two
+    const blocksPerByte = 1 / this.blockSize;
+    const slba = io.offsetBytes * blocksPerByte;
+    const blocks = io.lengthBytes * blocksPerByte;
     this.changes?.bitmap.mark(slba, blocks);
-    io.changeLog?.changed(this.nsid, slba, blocks, status === 0 && this.#isDeallocated(io));
+    io.changeLog?.changed(this.nsid, slba, blocks, deallocated);
   }
 
   /** The operation was to deallocate its blocks, and the backend has. */
@@ -475,10 +484,6 @@ export class Namespace {
   }
 
   #leave(io: NamespaceIo): void {
-    if (io.gateState === GateState.Passing) {
-      io.gateState = GateState.Outside;
-      return;
-    }
     if (io.gateExclusive && --this.#exclusiveCount === 0) this.#guards &= ~Guard.Exclusive;
     this.#gate.leave(io);
   }

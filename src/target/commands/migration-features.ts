@@ -59,10 +59,10 @@ const queueFeature: FeatureEntry = {
   set(controller, request): number {
     const { sqe, sqeBase } = request;
     const value = sqeCdw11(sqe, sqeBase);
-    const { ring, cdqid } = queueOf(request, value & 0xffff)!;
+    const { ring, log, cdqid } = queueOf(request, value & 0xffff)!;
     const armed = (value & TRIGGER_ENABLED) !== 0;
     if (armed && sqeCdw13(sqe, sqeBase) >= ring.slots) return request.invalidField(52);
-    if (!ring.consume(sqeCdw12(sqe, sqeBase))) return request.invalidField(48);
+    if (!log.consume(sqeCdw12(sqe, sqeBase))) return request.invalidField(48);
     ring.arm(armed, sqeCdw13(sqe, sqeBase));
     controller.asyncEvents.dropOneShot(CdqEvent.TailPointer, cdqid);
     return 0;

@@ -29,16 +29,12 @@ export class MemoryQueue implements DataQueue {
     const slotsOfPage = pageBytes / UDMQ_ENTRY_BYTES;
     const place = (slot: number): number =>
       pages[Math.floor(slot / slotsOfPage)]! + (slot % slotsOfPage) * UDMQ_ENTRY_BYTES;
-    this.ring = new CdqRing(
-      slots,
-      {
-        write: (slot, entry) => {
-          // a manager that takes its memory away has lost entries
-          if (!memory.writeDwords(place(slot), entry.view, 0, UDMQ_ENTRY_BYTES / 4)) this.log.lost();
-        },
+    this.ring = new CdqRing(slots, UDMQ_ENTRY_BYTES, () => manager.asyncEvents.oneShot(CdqEvent.TailPointer, cdqid), {
+      write: (slot, entry) => {
+        // a manager that takes its memory away has lost entries
+        if (!memory.writeDwords(place(slot), entry, 0, UDMQ_ENTRY_BYTES / 4)) this.log.lost();
       },
-      () => manager.asyncEvents.oneShot(CdqEvent.TailPointer, cdqid),
-    );
-    this.log = new UserDataLog(this.ring, () => manager.asyncEvents.oneShot(CdqEvent.Full, cdqid), true);
+    });
+    this.log = new UserDataLog(this.ring, () => manager.asyncEvents.oneShot(CdqEvent.Full, cdqid));
   }
 }

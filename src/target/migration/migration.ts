@@ -226,7 +226,7 @@ export class Migration {
 
   deleteQueue(queue: DataQueue): void {
     this.#queues.delete(queue);
-    queue.log.state = LogState.Off;
+    queue.log.end();
     if (queue.target.changeLog === queue.log) queue.target.changeLog = undefined;
     queue.manager.asyncEvents.dropOneShot(CdqEvent.TailPointer, queue.cdqid);
     queue.manager.asyncEvents.dropOneShot(CdqEvent.Full, queue.cdqid);

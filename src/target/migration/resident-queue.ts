@@ -3,7 +3,7 @@
  * docs/live-migration-over-tcp.md
  */
 import { randomBytes } from 'node:crypto';
-import { type CdqEntry, CdqRing } from '../../migration/cdq-ring.ts';
+import { CdqRing } from '../../migration/cdq-ring.ts';
 import { LogState, UserDataLog } from '../../migration/user-data-log.ts';
 import { CdqEvent } from '../../spec/migration.ts';
 import {
@@ -16,8 +16,6 @@ import type { Controller } from '../controller.ts';
 
 /** Slots of one queue: 1 MiB of entries. */
 export const QUEUE_SLOTS_MAX = 32_768;
-
-const ENTRY_WORDS = UDMQ_ENTRY_BYTES / 4;
 
 export class ResidentQueue {
   readonly cdqid: number;
@@ -34,18 +32,9 @@ export class ResidentQueue {
     this.cdqid = cdqid;
     this.manager = manager;
     this.target = target;
-    const entries = new Uint8Array(slots * UDMQ_ENTRY_BYTES);
-    this.#entries = entries;
-    const words = new Uint32Array(entries.buffer);
-    const memory = {
-      // word by word: `set` of a typed array costs more than all else of an entry
-      write(slot: number, entry: CdqEntry): void {
-        const base = slot * ENTRY_WORDS;
-        const from = entry.words;
-        for (let i = 0; i < ENTRY_WORDS; i++) words[base + i] = from[i]!;
-      },
-    };
-    this.ring = new CdqRing(slots, memory, () => manager.asyncEvents.oneShot(CdqEvent.TailPointer, cdqid));
+    const onTrigger = (): void => manager.asyncEvents.oneShot(CdqEvent.TailPointer, cdqid);
+    this.ring = new CdqRing(slots, UDMQ_ENTRY_BYTES, onTrigger);
+    this.#entries = new Uint8Array(this.ring.words.buffer);
     this.log = new UserDataLog(this.ring, () => manager.asyncEvents.oneShot(CdqEvent.Full, cdqid));
   }
 

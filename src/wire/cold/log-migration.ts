@@ -41,13 +41,19 @@ export interface ResidentQueueLog {
   readonly entries: Uint8Array;
 }
 
-/** @param bytes header and entries; a part of an entry at the end is left out @throws WireError @public */
-export function decodeResidentQueueLog(bytes: Uint8Array): ResidentQueueLog {
+/** @param bytes of log page C8h, from its beginning on @throws WireError if we do not know how it is laid out */
+export function residentQueueHeaderOf(bytes: Uint8Array): ResidentQueueHeader {
   const header = residentQueueHeaderCodec.decode(bytes);
   if (header.ver !== 0) throw new WireError('invalid', 'ResidentQueueLog', 'ver', 0, `is ${header.ver}, known is 0`);
   if (header.esz !== UDMQ_ENTRY_BYTES) {
     throw new WireError('invalid', 'ResidentQueueLog', 'esz', 6, `is ${header.esz}, known is ${UDMQ_ENTRY_BYTES}`);
   }
+  return header;
+}
+
+/** @param bytes header and entries; a part of an entry at the end is left out @throws WireError @public */
+export function decodeResidentQueueLog(bytes: Uint8Array): ResidentQueueLog {
+  const header = residentQueueHeaderOf(bytes);
   const there = Math.floor((bytes.length - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES);
   const count = Math.min(header.nent, there);
   return {

@@ -11,12 +11,8 @@ class Queue {
   full = 0;
 
   constructor(slots: number) {
-    this.bytes = new Uint8Array(slots * 32);
-    this.ring = new CdqRing(
-      slots,
-      { write: (slot, entry) => this.bytes.set(new Uint8Array(entry.view.buffer), slot * 32) },
-      () => {},
-    );
+    this.ring = new CdqRing(slots, 32, () => {});
+    this.bytes = new Uint8Array(this.ring.words.buffer);
     this.log = new UserDataLog(this.ring, () => this.full++);
   }
 
@@ -141,11 +137,50 @@ describe('UserDataLog (NVM Command Set 1.2 section 5.6)', () => {
     expect(queue.entry(2)).to.equal(ranged('01000000', '02000000', '0700000001000000', '01'));
   });
 
-  it('the entries of a session, whatever is read when, cover every change (random)', () => {
-    withSeeds(300, (random: Random) => {
+  it('blocks that are neighbours only modulo 2^32, or in another namespace, are no neighbours', () => {
+    const queue = new Queue(16);
+    queue.log.start();
+    queue.log.changed(1, 10, 5, false);
+    queue.log.changed(1, 2 ** 32 + 15, 1, false);
+    queue.log.changed(2, 2 ** 32 + 16, 1, false);
+    queue.log.changed(2, 2 ** 32 + 17, 1, false); // of the newest entry
+    queue.log.changed(2, 17, 1, false);
+    expect(queue.look(1)).to.equal(ranged('01000000', '04000000', '0a00000000000000', '01'));
+    expect(queue.look(2)).to.equal(ranged('01000000', '00000000', '0f00000001000000', '01'));
+    expect(queue.look(3)).to.equal(ranged('02000000', '01000000', '1000000001000000', '01'));
+    expect(queue.look(4)).to.equal(ranged('02000000', '00000000', '1100000000000000', '01'));
+    expect(queue.ring.used).to.equal(5);
+  });
+
+  it('does not merge into the last slot from slot 0, nor into a marker', () => {
+    const queue = new Queue(4);
+    queue.log.start();
+    queue.log.changed(0, 0, 1, false); // what a marker has in these fields
+    expect(queue.ring.used).to.equal(2);
+    queue.ring.consume(2);
+    queue.log.changed(1, 100, 1, false);
+    queue.log.changed(1, 200, 1, false); // slot 3
+    queue.ring.consume(3);
+    queue.log.changed(1, 201, 1, false); // slot 0
+    expect(queue.entry(3)).to.equal(ranged('01000000', '00000000', 'c800000000000000', '01'));
+    expect(queue.entry(0)).to.equal(ranged('01000000', '00000000', 'c900000000000000', '00'));
+  });
+
+  it('an entry that a host released unseen takes no more changes', () => {
+    const queue = new Queue(8);
+    queue.log.start();
+    queue.log.changed(1, 5, 1, false);
+    queue.log.consume(queue.ring.tail);
+    queue.log.changed(1, 5, 1, false);
+    expect(queue.ring.used).to.equal(1);
+  });
+
+  it('entries in their order say what was done last to every block, whatever is read when (random)', () => {
+    withSeeds(500, (random: Random) => {
       const queue = new Queue(2 + random.below(12));
-      const changed = new Set<number>();
-      const seen = new Set<number>();
+      const origin = random.oneIn(2) ? 0 : 2 ** 32 - 32;
+      const source = new Map<string, boolean>();
+      const copy = new Map<string, boolean>();
       let phase = 1;
       let slot = 0;
       let lost = false;
@@ -153,33 +188,35 @@ describe('UserDataLog (NVM Command Set 1.2 section 5.6)', () => {
         queue.log.markSeen();
         for (;;) {
           const view = new DataView(queue.bytes.buffer, slot * 32, 32);
-          if ((view.getUint8(31) & 1) !== phase) break;
-          const sequence = (view.getUint8(31) >> 1) & 7;
-          if (view.getUint8(31) >> 6 === 0) {
-            const first = view.getUint32(8, true);
+          const byte31 = view.getUint8(31);
+          if ((byte31 & 1) !== phase) break;
+          if (byte31 >> 6 === 0) {
+            const first = view.getUint32(8, true) + view.getUint32(12, true) * 2 ** 32;
             for (let i = 0; i <= view.getUint32(4, true); i++) {
-              seen.add(first + i);
-              changed.delete(first + i);
+              copy.set(`${view.getUint32(0, true)}:${first + i}`, (byte31 & 0x20) !== 0);
             }
           }
-          if (sequence === 7) lost = true;
+          lost ||= ((byte31 >> 1) & 7) === 7;
           if (++slot === queue.ring.slots) {
             slot = 0;
             phase ^= 1;
           }
         }
-        if (!queue.ring.consume(slot)) throw new Error('the host cannot consume what it has read');
+        if (!queue.log.consume(slot)) throw new Error('the host cannot release what it has read');
       };
       if (!queue.log.start()) return;
-      for (let i = 0; i < 200 && !lost; i++) {
-        const first = random.below(64);
+      for (let i = 0; i < 300 && !lost; i++) {
+        const nsid = 1 + random.below(2);
+        const first = origin + random.below(64);
         const count = 1 + random.below(4);
-        if (queue.log.logging) for (let b = first; b < first + count; b++) changed.add(b);
-        queue.log.changed(1, first, count, false);
+        const deallocated = random.oneIn(4);
+        const { logging } = queue.log;
+        queue.log.changed(nsid, first, count, deallocated);
+        if (logging) for (let b = first; b < first + count; b++) source.set(`${nsid}:${b}`, deallocated);
         if (random.oneIn(3)) read();
       }
       read();
-      expect([...changed], 'changed and never reported').to.deep.equal([]);
+      for (const [block, deallocated] of source) expect(copy.get(block), block).to.equal(deallocated);
     });
   });
 });

@@ -1,0 +1,71 @@
+/** Follows the changes of a controller by a queue, as the specification means it: waits for the trigger that is set half a queue ahead, reads, releases, sets it anew. */
+import type { AsyncEvent } from '../../src/initiator.ts';
+import { ChangeBitmap } from '../../src/migration/change-bitmap.ts';
+import { type LiveMigration, QueueReader } from '../../src/migration.ts';
+import { AsyncEventType } from '../../src/spec/log-page.ts';
+import { CdqEvent, EntryRange } from '../../src/spec/migration.ts';
+import { entryBlockCount, entryRange, entrySlba, UDMQ_ENTRY_BYTES } from '../../src/wire/udmq-entry.ts';
+
+export class QueueDrain {
+  readonly #lm: LiveMigration;
+  readonly #reader: QueueReader<LiveMigration['controller']>;
+  readonly #cdqid: number;
+  readonly #slots: number;
+  /** What a mover does with an entry: it notes what is to be copied again. */
+  readonly #changed: ChangeBitmap;
+  readonly #onEvent: (event: AsyncEvent) => void;
+  #busy: Promise<void> = Promise.resolve();
+  #failure: unknown;
+  entries = 0;
+  drains = 0;
+
+  private constructor(lm: LiveMigration, cdqid: number, slots: number, blockCount: number) {
+    this.#lm = lm;
+    this.#reader = new QueueReader(lm, cdqid);
+    this.#cdqid = cdqid;
+    this.#slots = slots;
+    this.#changed = new ChangeBitmap(1, blockCount);
+    this.#onEvent = ({ type, info, parameter }) => {
+      if (type !== AsyncEventType.OneShot || parameter !== cdqid) return;
+      if (info === CdqEvent.Full) this.#failure ??= new Error('The queue became full: changes are lost');
+      this.#busy = this.#busy
+        .then(() => this.#drain(true))
+        .catch((error: unknown) => {
+          this.#failure ??= error;
+        });
+    };
+    lm.controller.on('asyncEvent', this.#onEvent);
+  }
+
+  /** @param cntlid whose changes @param slots of the queue @param blockCount of the one namespace */
+  static async start(lm: LiveMigration, cntlid: number, slots: number, blockCount: number): Promise<QueueDrain> {
+    const cdqid = await lm.createQueue(cntlid, slots);
+    const drain = new QueueDrain(lm, cdqid, slots, blockCount);
+    await lm.trackUserData(cdqid, true);
+    await drain.#drain(true);
+    return drain;
+  }
+
+  async #drain(again: boolean): Promise<void> {
+    this.drains++;
+    await this.#reader.drain(this.#visit, again ? this.#slots / 2 : 0);
+  }
+
+  readonly #visit = (entries: DataView, base: number, count: number): void => {
+    this.entries += count;
+    for (let at = base; at < base + count * UDMQ_ENTRY_BYTES; at += UDMQ_ENTRY_BYTES) {
+      if (entryRange(entries, at) !== EntryRange.Blocks) continue;
+      this.#changed.mark(entrySlba(entries, at), entryBlockCount(entries, at));
+    }
+  };
+
+  /** The queue is gone then. @throws what went wrong since the start */
+  async stop(): Promise<void> {
+    this.#lm.controller.off('asyncEvent', this.#onEvent);
+    await this.#busy;
+    await this.#lm.trackUserData(this.#cdqid, false);
+    await this.#drain(false);
+    await this.#lm.deleteQueue(this.#cdqid);
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+}

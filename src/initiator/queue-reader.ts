@@ -1,0 +1,94 @@
+/**
+ * Follows one User Data Migration Queue that the controller keeps (docs/live-migration-over-tcp.md): all that waits is read in pieces of one command
+ * each, into one buffer, and released by one more. Where each write is an entry, what a reader makes of it is as much as the write.
+ */
+import { ConfigError, NvmeofError } from '../util/error.ts';
+import {
+  MIGRATION_LOG_HEADER_BYTES,
+  type ResidentQueueHeader,
+  residentQueueHeaderOf,
+} from '../wire/cold/log-migration.ts';
+import { UDMQ_ENTRY_BYTES } from '../wire/udmq-entry.ts';
+import type { LiveMigration, MigrationHost } from './live-migration.ts';
+
+/**
+ * Some entries, in order.
+ * @param entries valid until it returns
+ * @param base of the first one: `entrySlba(entries, base)`; the next one is `UDMQ_ENTRY_BYTES` further
+ * @public
+ */
+export type VisitEntries = (entries: DataView, base: number, count: number) => void;
+
+/** Entries that are asked for where few are expected: a page of 4 KiB with its header. */
+const ENTRIES_FEW = 126;
+
+/** @public */
+export class QueueReader<H extends MigrationHost> {
+  readonly #lm: LiveMigration<H>;
+  readonly #cdqid: number;
+  readonly #buffer: Uint8Array;
+  readonly #view: DataView;
+  /** Entries of the last look. */
+  #waiting = 0;
+
+  constructor(lm: LiveMigration<H>, cdqid: number) {
+    this.#lm = lm;
+    this.#cdqid = cdqid;
+    this.#buffer = new Uint8Array(
+      lm.transferBytes - ((lm.transferBytes - MIGRATION_LOG_HEADER_BYTES) % UDMQ_ENTRY_BYTES),
+    );
+    this.#view = new DataView(this.#buffer.buffer);
+  }
+
+  /**
+   * Reads everything that waits, and releases it then. If that fails, nothing of it was released: the next call has it again.
+   * @param triggerAhead the event Tail Pointer is armed for when so many entries wait again, 1 to two less than the queue has slots; what came before
+   * it was armed is read as well, if it is that much. 0: no event, and one reading
+   * @returns what the last look has said, before the release
+   */
+  async drain(visit: VisitEntries, triggerAhead = 0): Promise<ResidentQueueHeader> {
+    for (;;) {
+      const header = await this.#read(visit);
+      if (triggerAhead !== 0 && (triggerAhead < 1 || triggerAhead > header.cap - 2)) {
+        throw new ConfigError(`Trigger ${triggerAhead} entries ahead: 1 to ${header.cap - 2} are possible`);
+      }
+      const trigger = triggerAhead === 0 ? undefined : (header.tail + triggerAhead) % header.cap;
+      await this.#lm.consumeQueue(this.#cdqid, header.tail, trigger);
+      if (trigger === undefined) return header;
+      // the trigger's slot may have been passed before it was armed
+      const now = residentQueueHeaderOf(await this.#part(0, MIGRATION_LOG_HEADER_BYTES));
+      this.#waiting = now.nent;
+      if (now.nent < triggerAhead) return header;
+    }
+  }
+
+  async #read(visit: VisitEntries): Promise<ResidentQueueHeader> {
+    const most = (this.#buffer.length - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES;
+    // a whole piece costs both sides as much as the changes of some hundred writes
+    const guess = Math.min(most, Math.max(ENTRIES_FEW, this.#waiting + (this.#waiting >> 2)));
+    let offset = MIGRATION_LOG_HEADER_BYTES + guess * UDMQ_ENTRY_BYTES;
+    const header = residentQueueHeaderOf(await this.#part(0, offset));
+    this.#waiting = header.nent;
+    const first = Math.min(guess, header.nent);
+    if (first > 0) visit(this.#view, MIGRATION_LOG_HEADER_BYTES, first);
+    for (let left = header.nent - first; left > 0; ) {
+      const count = Math.min(left, Math.floor(this.#buffer.length / UDMQ_ENTRY_BYTES));
+      await this.#part(offset, count * UDMQ_ENTRY_BYTES);
+      visit(this.#view, 0, count);
+      offset += count * UDMQ_ENTRY_BYTES;
+      left -= count;
+    }
+    return header;
+  }
+
+  /** @returns the buffer with it */
+  async #part(offset: number, bytes: number): Promise<Uint8Array> {
+    const into = this.#buffer.subarray(0, bytes);
+    const data = await this.#lm.queuePart(this.#cdqid, offset, into);
+    if (data.length !== bytes) {
+      throw new NvmeofError('NVMEOF_ERR_SHORT', `Get Log Page C8h gave ${data.length} of ${bytes} bytes`);
+    }
+    if (data.buffer !== this.#buffer.buffer) into.set(data); // a local device has its own
+    return into;
+  }
+}
