@@ -1,9 +1,9 @@
 /**
- * What it costs to follow changes: 4 KiB writes at depth 128 with tracking off, with the bitmap, and with a queue, in turns of one run, so that each
- * round is compared with its neighbours; memory of the bitmap of 1 TiB; time to drain a million changed granules. The queue is drained by the load's
- * own process, or by another one on the load's core: so the target's CPU time is the log's, and the rest of what is lost the drainer's.
+ * What it costs to follow changes: 4 KiB writes at depth 128 with the bitmap and with a queue, each between two times with tracking off, which it is
+ * compared with; memory of the bitmap of 1 TiB; time to drain a million changed granules. The queue is drained by the load's own process, or by
+ * another one on the load's core: the target's CPU time is the log's and that of giving it out, the load's the drainer's.
  *
- *     node dist-test/bench/migration.js [--rounds 5] [--seconds 1] [--only writes|random|drain]
+ *     node dist-test/bench/migration.js [--rounds 15] [--seconds 0.25] [--only writes|random|drain]
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,8 +21,8 @@ import { median, short, spread, table } from './lib/stats.ts';
 
 const { values } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '5' },
-    seconds: { type: 'string', default: '1' },
+    rounds: { type: 'string', default: '15' },
+    seconds: { type: 'string', default: '0.25' },
     only: { type: 'string', default: '' },
   },
 });
@@ -34,7 +34,7 @@ const NQN = 'nqn.2026-01.io.nvmeferry:bench';
 const HOST = 'nqn.2026-01.io.nvmeferry:bench-manager';
 const MEMORY_BYTES = 512 << 20;
 const GRANULES = 2 ** 20;
-const QUEUE_SLOTS = 32_768;
+const QUEUE_SLOTS = 131_072;
 
 // ---- memory and draining, without a target ---------------------------------------------------------------------------------------------
 
@@ -151,16 +151,8 @@ async function load(host: HostController, pid: number, sequential: boolean): Pro
   };
 }
 
-type Mode = 'off' | 'bitmap' | 'queue' | 'queue, by another process' | 'off, in order' | 'queue, in order';
-/** Each in turn, and what it is compared with. */
-const MODES: readonly (readonly [Mode, Mode | undefined])[] = [
-  ['off', undefined],
-  ['bitmap', 'off'],
-  ['queue', 'off'],
-  ['queue, by another process', 'off'],
-  ['off, in order', undefined],
-  ['queue, in order', 'off, in order'],
-];
+const MODES = ['bitmap', 'queue', 'queue, by another process'] as const;
+type Mode = (typeof MODES)[number];
 
 /** A process of its own that drains. */
 class Drainer {
@@ -198,14 +190,19 @@ class Drainer {
   }
 }
 
+/** `median (first quartile - third)` */
+function quartiles(values: readonly number[]): string {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (part: number): string => sorted[Math.floor((sorted.length - 1) * part)]!.toFixed(3);
+  return `${median(values).toFixed(3)} (${at(0.25)} - ${at(0.75)})`;
+}
+
 async function writes(): Promise<void> {
   const target = await targetOf({ type: 'memory', size: `${MEMORY_BYTES >> 20}MiB`, blockSize: BLOCK_BYTES });
   const host = await connect(target.uri, undefined, 1);
   const manager = await connect(target.uri, HOST, 0);
   const lm = new LiveMigration(manager);
   const blockCount = MEMORY_BYTES / BLOCK_BYTES;
-  const modes = values.only === 'random' ? MODES.filter(([mode]) => !mode.endsWith('in order')) : MODES;
-  const loads = new Map<Mode, Load[]>(modes.map(([mode]) => [mode, []]));
   let entries = 0;
   let drains = 0;
   const drainUs: number[] = [];
@@ -232,22 +229,39 @@ async function writes(): Promise<void> {
     };
   };
   await load(host, target.pid, false);
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const [mode] of modes) {
-      const end = await follow(mode);
-      loads.get(mode)!.push(await load(host, target.pid, mode.endsWith('in order')));
-      await end();
+  const rows: string[][] = [];
+  for (const isInOrder of values.only === 'random' ? [false] : [false, true]) {
+    const modes = isInOrder ? MODES.filter((mode) => mode === 'queue') : MODES;
+    const off: Load[] = [];
+    const on = new Map<Mode, Load[]>(modes.map((mode) => [mode, []]));
+    const ratios = new Map<Mode, Load[]>(modes.map((mode) => [mode, []]));
+    const without = async (): Promise<Load> => {
+      const one = await load(host, target.pid, isInOrder);
+      off.push(one);
+      return one;
+    };
+    let before = await without();
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const mode of modes) {
+        const end = await follow(mode);
+        const one = await load(host, target.pid, isInOrder);
+        await end();
+        const after = await without();
+        const ratio = (value: keyof Load): number => (2 * one[value]) / (before[value] + after[value]);
+        on.get(mode)!.push(one);
+        ratios.get(mode)!.push({ iops: ratio('iops'), cpuUs: ratio('cpuUs'), loadUs: ratio('loadUs') });
+        before = after;
+      }
     }
+    const cells = (of: readonly Load[], against?: readonly Load[]): string[] =>
+      (['iops', 'cpuUs', 'loadUs'] as const).flatMap((value) => [
+        spread(of.map((one) => one[value])),
+        against === undefined ? '' : quartiles(against.map((one) => one[value])),
+      ]);
+    const how = isInOrder ? ', in order' : '';
+    rows.push([`off${how}`, ...cells(off)]);
+    for (const mode of modes) rows.push([`${mode}${how}`, ...cells(on.get(mode)!, ratios.get(mode)!)]);
   }
-  const ratio = (value: keyof Load, on: Mode, off: Mode): string =>
-    median(loads.get(on)!.map((one, i) => one[value] / loads.get(off)![i]![value])).toFixed(3);
-  const rows = modes.map(([mode, off]) => {
-    const cells = (value: keyof Load): string[] => [
-      spread(loads.get(mode)!.map((one) => one[value])),
-      off === undefined ? '' : ratio(value, mode, off),
-    ];
-    return [mode, ...cells('iops'), ...cells('cpuUs'), ...cells('loadUs')];
-  });
   const head = ['4 KiB write, depth 128', 'IOPS', 'on / off', 'target CPU us', 'on / off', 'load CPU us', 'on / off'];
   console.log(table(head, ['left', 'right', 'right', 'right', 'right', 'right', 'right'], rows));
   console.log(

@@ -2,7 +2,7 @@
 
 import type { Controller } from '../../src/target/controller.ts';
 import { ChangedBlocks } from '../../src/target/migration/changed-blocks.ts';
-import { QUEUE_SLOTS_MAX, ResidentQueue } from '../../src/target/migration/resident-queue.ts';
+import { ResidentQueue } from '../../src/target/migration/resident-queue.ts';
 import { report } from './harness.ts';
 import { Loop } from './loop.ts';
 
@@ -18,7 +18,7 @@ const namespace = loop.targetNamespace;
 const controller = loop.targetController;
 // whose they are does not matter here
 const changes = new ChangedBlocks(undefined as unknown as Controller, namespace);
-const queue = new ResidentQueue(0, controller, controller, QUEUE_SLOTS_MAX);
+const queue = new ResidentQueue(0, controller, controller, 32_768);
 
 const MODES = ['off', 'bitmap', 'queue'] as const;
 type Mode = (typeof MODES)[number];

@@ -79,7 +79,7 @@ const LBA_STATUS_MORE = 1;
 /** Entries that a queue is asked for at first: a page of 4 KiB with its header. */
 const QUEUE_ENTRIES_FIRST = 126;
 /** Bytes of one command where the controller names no limit. */
-const TRANSFER_BYTES_DEFAULT = 128 << 10;
+export const TRANSFER_BYTES_DEFAULT: number = 128 << 10;
 
 /** What is asked of the management controller: it may be behind NVMe/TCP, or a local device. @public */
 export type MigrationHost = Pick<HostController, 'executeAdmin' | 'getLogPage' | 'getFeature' | 'setFeature'> & {
@@ -163,7 +163,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
       nsid: 0,
       uuidIndex: await this.#extension.uuidIndex(),
     };
-    const bytesPerCommand = this.transferBytes;
+    const bytesPerCommand = this.#chunkBytes;
     const atOnce = Math.floor((bytesPerCommand - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES);
     // about as many as last time: a whole page costs both sides as much as the changes of some hundred writes
     const guess = Math.max(QUEUE_ENTRIES_FIRST, this.#queueEntries + (this.#queueEntries >> 2));
@@ -242,7 +242,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     return {
       header,
       runs: decodeChangedRuns(
-        await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex, bytesPerCommand: this.transferBytes }),
+        await this.controller.getLogPage({ lid, bytes, offset, nsid, uuidIndex, bytesPerCommand: this.#chunkBytes }),
       ),
     };
   }
@@ -276,7 +276,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
    * first.
    */
   async *allocatedBlocks(nsid: number, slba = 0): AsyncGenerator<BlockRun> {
-    const rangesMax = Math.floor((this.transferBytes - 8) / 16);
+    const rangesMax = Math.floor((this.#chunkBytes - 8) / 16);
     for (let from = slba; ; ) {
       const { completion, ranges } = await readLbaStatus(this.controller, nsid, {
         slba: from,
@@ -359,7 +359,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     bytes.set(head.bytes);
     let { suspended } = head;
     for (let offset = CONTROLLER_STATE_HEADER_BYTES; offset < bytes.length; ) {
-      const length = Math.min(this.transferBytes, bytes.length - offset);
+      const length = Math.min(this.#chunkBytes, bytes.length - offset);
       const part = await this.getStatePart(cntlid, selection, offset, length);
       bytes.set(part.bytes, offset);
       suspended &&= part.suspended;
@@ -400,7 +400,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
       throw new ConfigError(`Controller state of ${bytes.length} bytes: whole dwords are needed`);
     }
     for (let offset = 0; offset < bytes.length; ) {
-      const data = bytes.subarray(offset, offset + this.transferBytes);
+      const data = bytes.subarray(offset, offset + this.#chunkBytes);
       const first = offset === 0;
       const last = offset + data.length === bytes.length;
       const { Only, First, Last, Middle } = SequenceIndicator;
@@ -425,8 +425,7 @@ export class LiveMigration<H extends MigrationHost = HostController> {
     });
   }
 
-  /** Bytes of one command, at most. */
-  get transferBytes(): number {
+  get #chunkBytes(): number {
     return Math.min(TRANSFER_BYTES_DEFAULT, this.controller.maxTransferBytes ?? TRANSFER_BYTES_DEFAULT);
   }
 

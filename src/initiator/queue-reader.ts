@@ -9,7 +9,7 @@ import {
   residentQueueHeaderOf,
 } from '../wire/cold/log-migration.ts';
 import { UDMQ_ENTRY_BYTES } from '../wire/udmq-entry.ts';
-import type { LiveMigration, MigrationHost } from './live-migration.ts';
+import { type LiveMigration, type MigrationHost, TRANSFER_BYTES_DEFAULT } from './live-migration.ts';
 
 /**
  * Some entries, in order.
@@ -19,8 +19,10 @@ import type { LiveMigration, MigrationHost } from './live-migration.ts';
  */
 export type VisitEntries = (entries: DataView, base: number, count: number) => void;
 
-/** Entries that are asked for where few are expected: a page of 4 KiB with its header. */
+/** Entries that are asked for beyond those that are expected: a page of 4 KiB with its header, where none is. */
 const ENTRIES_FEW = 126;
+/** Of the buffer: a command costs as much as some hundred entries, so that half of the largest queue comes by one. */
+const BUFFER_BYTES_MAX = 1 << 20;
 
 /** @public */
 export class QueueReader<H extends MigrationHost> {
@@ -28,15 +30,14 @@ export class QueueReader<H extends MigrationHost> {
   readonly #cdqid: number;
   readonly #buffer: Uint8Array;
   readonly #view: DataView;
-  /** Entries of the last look. */
-  #waiting = 0;
+  /** Entries that were there the last time. */
+  #expected = 0;
 
   constructor(lm: LiveMigration<H>, cdqid: number) {
     this.#lm = lm;
     this.#cdqid = cdqid;
-    this.#buffer = new Uint8Array(
-      lm.transferBytes - ((lm.transferBytes - MIGRATION_LOG_HEADER_BYTES) % UDMQ_ENTRY_BYTES),
-    );
+    const bytes = Math.min(BUFFER_BYTES_MAX, lm.controller.maxTransferBytes ?? TRANSFER_BYTES_DEFAULT);
+    this.#buffer = new Uint8Array(bytes - ((bytes - MIGRATION_LOG_HEADER_BYTES) % UDMQ_ENTRY_BYTES));
     this.#view = new DataView(this.#buffer.buffer);
   }
 
@@ -57,18 +58,17 @@ export class QueueReader<H extends MigrationHost> {
       if (trigger === undefined) return header;
       // the trigger's slot may have been passed before it was armed
       const now = residentQueueHeaderOf(await this.#part(0, MIGRATION_LOG_HEADER_BYTES));
-      this.#waiting = now.nent;
       if (now.nent < triggerAhead) return header;
     }
   }
 
   async #read(visit: VisitEntries): Promise<ResidentQueueHeader> {
     const most = (this.#buffer.length - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES;
-    // a whole piece costs both sides as much as the changes of some hundred writes
-    const guess = Math.min(most, Math.max(ENTRIES_FEW, this.#waiting + (this.#waiting >> 2)));
+    // what is asked for and not there costs as if it were
+    const guess = Math.min(most, ENTRIES_FEW + this.#expected + (this.#expected >> 4));
     let offset = MIGRATION_LOG_HEADER_BYTES + guess * UDMQ_ENTRY_BYTES;
     const header = residentQueueHeaderOf(await this.#part(0, offset));
-    this.#waiting = header.nent;
+    this.#expected = header.nent;
     const first = Math.min(guess, header.nent);
     if (first > 0) visit(this.#view, MIGRATION_LOG_HEADER_BYTES, first);
     for (let left = header.nent - first; left > 0; ) {

@@ -95,6 +95,9 @@ const Guard = {
   /** Hosts may write so many bytes a second. */
   Limited: 32,
 } as const;
+/** As constants of this module, since an import is a load of its own: each tracked write has both. */
+const PASSING = GateState.Passing;
+const OUTSIDE = GateState.Outside;
 /** Block sizes of LBA formats 0 and 1. */
 export const LBA_FORMAT_SIZES: readonly number[] = [512, 4096];
 
@@ -325,7 +328,7 @@ export class Namespace {
 
   /** A write that is done when the backend's call returns, and only has to be tracked then: nothing else looks at it meanwhile. */
   #pass(io: NamespaceIo): void {
-    io.gateState = GateState.Passing;
+    io.gateState = PASSING;
     this.backend.write(io);
   }
 
@@ -400,8 +403,8 @@ export class Namespace {
    * @returns false if that must wait: `complete` is called again then
    */
   ended(io: NamespaceIo, status: number): boolean {
-    if (io.gateState === GateState.Passing) {
-      io.gateState = GateState.Outside;
+    if (io.gateState === PASSING) {
+      io.gateState = OUTSIDE;
       this.#changed(io, false);
       return true;
     }

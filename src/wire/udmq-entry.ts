@@ -32,10 +32,12 @@ export const isDeallocated = (attributes: number): boolean => (attributes & 0x20
 // ---- by words -------------------------------------------------------------------------------------------------------------------------
 // A DataView takes twice the time, where each write of a host is an entry.
 
-/** Words are in the machine's order, entries are little-endian. */
-const SWAPS = new Uint8Array(Uint32Array.of(1).buffer)[0] !== 1;
+/** Words are in the machine's order, and entries are little-endian: this machine is not. */
+export const UDMQ_WORDS_ARE_SWAPPED: boolean = new Uint8Array(Uint32Array.of(1).buffer)[0] !== 1;
 const swapped = (word: number): number =>
-  SWAPS ? ((word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24)) >>> 0 : word;
+  UDMQ_WORDS_ARE_SWAPPED
+    ? ((word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24)) >>> 0
+    : word;
 
 /**
  * Writes an entry, but for what is reserved, which is zero from the start.

@@ -25,9 +25,9 @@ import type { Controller } from '../controller.ts';
 import { isManager } from '../fence.ts';
 import type { Loaded } from '../migration/block-type.ts';
 import { saveController } from '../migration/controller-blocks.ts';
-import { MemoryQueue } from '../migration/memory-queue.ts';
+import { MEMORY_QUEUE_SLOTS_MAX, MemoryQueue } from '../migration/memory-queue.ts';
 import type { DataQueue, Migration, Ward } from '../migration/migration.ts';
-import { QUEUE_SLOTS_MAX, ResidentQueue } from '../migration/resident-queue.ts';
+import { RESIDENT_QUEUE_SLOTS_MAX, ResidentQueue } from '../migration/resident-queue.ts';
 import { StateStaging } from '../migration/state-staging.ts';
 import { loadState } from '../migration/whole-state.ts';
 import type { Request } from '../request.ts';
@@ -77,14 +77,17 @@ function createQueue(request: Request): number | undefined {
     return request.invalidField(48);
   }
   const slots = dwords / UDMQ_ENTRY_DWORDS;
+  if (slots > (inMemory ? MEMORY_QUEUE_SLOTS_MAX : RESIDENT_QUEUE_SLOTS_MAX)) {
+    return request.fail(SpecificStatus.NotEnoughResources, 48);
+  }
   let make = (cdqid: number): DataQueue => new ResidentQueue(cdqid, controller, ward.controller, slots);
-  if (inMemory && slots <= QUEUE_SLOTS_MAX) {
+  if (inMemory) {
     const place = placeOf(request, controller.memory!, dwords * 4);
     if (typeof place === 'number') return place;
     make = (cdqid): DataQueue =>
       new MemoryQueue(cdqid, controller, ward.controller, slots, place.pages, place.pageBytes);
   }
-  const queue = migrationOf(request).createQueue(controller, ward, slots, make);
+  const queue = migrationOf(request).createQueue(controller, ward, make);
   if (typeof queue === 'number') return request.fail(queue, queue === Status.InvalidField ? 46 : 48);
   request.result0 = queue.cdqid;
   return Status.Success;

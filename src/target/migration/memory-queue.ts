@@ -6,6 +6,9 @@ import { UDMQ_ENTRY_BYTES } from '../../wire/udmq-entry.ts';
 import type { Controller } from '../controller.ts';
 import type { DataQueue } from './migration.ts';
 
+/** Slots of one queue: its pages fit a list of one page. */
+export const MEMORY_QUEUE_SLOTS_MAX = 32_768;
+
 export class MemoryQueue implements DataQueue {
   readonly cdqid: number;
   readonly manager: Controller;

@@ -17,7 +17,7 @@ import type { Request } from '../request.ts';
 import type { Subsystem } from '../subsystem.ts';
 import { ChangedBlocks } from './changed-blocks.ts';
 import { MemoryTracks } from './memory-tracks.ts';
-import { QUEUE_SLOTS_MAX, type ResidentQueue } from './resident-queue.ts';
+import type { ResidentQueue } from './resident-queue.ts';
 import type { StateStaging } from './state-staging.ts';
 
 /** Which controllers manage: those of a listed host, or at a listed port. @public */
@@ -203,9 +203,8 @@ export class Migration {
 
   // ---- queues --------------------------------------------------------------------------------------------------------------------
 
-  /** @param slots 2 and more @param make makes it, by its id @returns the queue, or a status */
-  createQueue(manager: Controller, ward: Ward, slots: number, make: (cdqid: number) => DataQueue): DataQueue | number {
-    if (slots > QUEUE_SLOTS_MAX) return SpecificStatus.NotEnoughResources;
+  /** @param make makes it, by its id @returns the queue, or a status */
+  createQueue(manager: Controller, ward: Ward, make: (cdqid: number) => DataQueue): DataQueue | number {
     if (this.#queueOf(ward) !== undefined) return Status.InvalidField;
     const own = [...this.#queues].filter((queue) => queue.manager === manager);
     if (own.length >= QUEUES_OF_CONTROLLER_MAX || this.#queues.size >= QUEUES_OF_SUBSYSTEM_MAX) {

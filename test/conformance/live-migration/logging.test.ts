@@ -57,7 +57,8 @@ describe('conformance: live migration, queues and logging', () => {
     expect((await manager.create(manager.host.cntlid, 8)).code, 'C12').to.equal(0x11f);
     for (const type of [0, 1, 0xc1]) expect((await manager.create(cntlid, 8, { type })).code, 'C13').to.equal(2);
     expect((await manager.create(cntlid, 8, { sel: 2 })).code, 'C14').to.equal(2);
-    expect((await manager.create(cntlid, 1 << 20)).code, 'too large').to.equal(0x138);
+    expect((await manager.create(cntlid, 131_073)).code, 'too large').to.equal(0x138);
+    expect((await manager.create(cntlid, 131_072)).code, 'the largest').to.equal(0);
   });
 
   it('C09: no more queues than MCUDMQ', async () => {
