@@ -3,7 +3,7 @@
  * compared with; memory of the bitmap of 1 TiB; time to drain a million changed granules. The queue is drained by the load's own process, or by
  * another one on the load's core: the target's CPU time is the log's and that of giving it out, the load's the drainer's.
  *
- *     node dist-test/bench/migration.js [--rounds 15] [--seconds 0.25] [--only writes|random|drain]
+ *     node dist-test/bench/migration.js [--rounds 9] [--seconds 1] [--only writes|random|drain] [--modes bitmap,queue,process]
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,9 +21,10 @@ import { median, short, spread, table } from './lib/stats.ts';
 
 const { values } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '15' },
-    seconds: { type: 'string', default: '0.25' },
+    rounds: { type: 'string', default: '9' },
+    seconds: { type: 'string', default: '1' },
     only: { type: 'string', default: '' },
+    modes: { type: 'string', default: 'bitmap,queue,process' },
   },
 });
 const ROUNDS = Number(values.rounds);
@@ -151,8 +152,10 @@ async function load(host: HostController, pid: number, sequential: boolean): Pro
   };
 }
 
-const MODES = ['bitmap', 'queue', 'queue, by another process'] as const;
+/** How changes are followed: `process`: by a queue that another process drains. */
+const MODES = ['bitmap', 'queue', 'process'] as const;
 type Mode = (typeof MODES)[number];
+const LABELS: Record<Mode, string> = { bitmap: 'bitmap', queue: 'queue', process: 'queue, drained beside the load' };
 
 /** A process of its own that drains. */
 class Drainer {
@@ -213,14 +216,13 @@ async function writes(): Promise<void> {
       await lm.trackChanges(1, true);
       return () => lm.trackChanges(1, false);
     }
-    if (mode === 'queue, by another process') {
+    if (mode === 'process') {
       await drainer.toggle();
       return async () => {
         const report = await drainer.toggle();
         drainUs.push(report.cpuUs / report.entries);
       };
     }
-    if (!mode.startsWith('queue')) return async () => {};
     const drain = await QueueDrain.start(lm, host.cntlid, QUEUE_SLOTS, blockCount);
     return async () => {
       await drain.stop();
@@ -231,7 +233,7 @@ async function writes(): Promise<void> {
   await load(host, target.pid, false);
   const rows: string[][] = [];
   for (const isInOrder of values.only === 'random' ? [false] : [false, true]) {
-    const modes = isInOrder ? MODES.filter((mode) => mode === 'queue') : MODES;
+    const modes = MODES.filter((mode) => (isInOrder ? mode === 'queue' : values.modes.split(',').includes(mode)));
     const off: Load[] = [];
     const on = new Map<Mode, Load[]>(modes.map((mode) => [mode, []]));
     const ratios = new Map<Mode, Load[]>(modes.map((mode) => [mode, []]));
@@ -260,13 +262,14 @@ async function writes(): Promise<void> {
       ]);
     const how = isInOrder ? ', in order' : '';
     rows.push([`off${how}`, ...cells(off)]);
-    for (const mode of modes) rows.push([`${mode}${how}`, ...cells(on.get(mode)!, ratios.get(mode)!)]);
+    for (const mode of modes) rows.push([`${LABELS[mode]}${how}`, ...cells(on.get(mode)!, ratios.get(mode)!)]);
   }
   const head = ['4 KiB write, depth 128', 'IOPS', 'on / off', 'target CPU us', 'on / off', 'load CPU us', 'on / off'];
   console.log(table(head, ['left', 'right', 'right', 'right', 'right', 'right', 'right'], rows));
-  console.log(
-    `${entries} entries were drained in ${drains} times; by the other process for ${spread(drainUs)} us of its CPU time each`,
-  );
+  if (entries + drainUs.length > 0)
+    console.log(
+      `${entries} entries were drained in ${drains} times; by the other process for ${spread(drainUs)} us of its CPU time each`,
+    );
   await drainer.stop();
   await host.close();
   await manager.close();
