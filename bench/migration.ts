@@ -3,7 +3,7 @@
  * compared with; memory of the bitmap of 1 TiB; time to drain a million changed granules. The queue is drained by the load's own process, or by
  * another one on the load's core: the target's CPU time is the log's and that of giving it out, the load's the drainer's.
  *
- *     node dist-test/bench/migration.js [--rounds 9] [--seconds 1] [--only writes|random|drain] [--modes bitmap,queue,process]
+ *     node dist-test/bench/migration.js [--rounds 9] [--writes 330000] [--only writes|random|drain] [--modes bitmap,queue,process]
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -22,13 +22,13 @@ import { median, short, spread, table } from './lib/stats.ts';
 const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '9' },
-    seconds: { type: 'string', default: '1' },
+    writes: { type: 'string', default: '330000' },
     only: { type: 'string', default: '' },
     modes: { type: 'string', default: 'bitmap,queue,process' },
   },
 });
 const ROUNDS = Number(values.rounds);
-const SECONDS = Number(values.seconds);
+const WRITES = Number(values.writes);
 const DEPTH = 128;
 const BLOCK_BYTES = 4096;
 const NQN = 'nqn.2026-01.io.nvmeferry:bench';
@@ -106,7 +106,7 @@ interface Load {
   readonly loadUs: number;
 }
 
-/** Writes at full depth for some time. */
+/** So many writes at full depth: of a fixed number, so that as much is drained in each turn. */
 async function load(host: HostController, pid: number, sequential: boolean): Promise<Load> {
   const namespace = await host.namespace(1);
   const blocks = MEMORY_BYTES / BLOCK_BYTES;
@@ -122,33 +122,29 @@ async function load(host: HostController, pid: number, sequential: boolean): Pro
   const before = cpuTimeOf(pid);
   const ownBefore = process.cpuUsage();
   const start = performance.now();
-  const end = start + SECONDS * 1000;
-  let count = 0;
   await new Promise<void>((resolve, reject) => {
+    let left = WRITES;
     let flying = 0;
-    let checks = 0;
-    let over = false;
     const submit = (): void => {
+      left--;
       flying++;
       namespace.submitWrite(next() * step, step, buffer, done, undefined);
     };
     const done = (status: number): void => {
       flying--;
-      count++;
       if (status !== 0) reject(new Error(`Status 0x${status.toString(16)}`));
-      if ((++checks & 63) === 0) over ||= performance.now() >= end;
-      if (!over) submit();
+      if (left > 0) submit();
       else if (flying === 0) resolve();
     };
     for (let i = 0; i < DEPTH; i++) submit();
   });
-  const iops = count / ((performance.now() - start) / 1000);
+  const iops = WRITES / ((performance.now() - start) / 1000);
   const after = cpuTimeOf(pid);
   const own = process.cpuUsage(ownBefore);
   return {
     iops,
-    cpuUs: ((after.user + after.system - before.user - before.system) * 1e6) / count,
-    loadUs: (own.user + own.system) / count,
+    cpuUs: ((after.user + after.system - before.user - before.system) * 1e6) / WRITES,
+    loadUs: (own.user + own.system) / WRITES,
   };
 }
 

@@ -56,6 +56,11 @@ export class CdqRing {
     this.#plan();
   }
 
+  /** The host sees an entry as soon as it is posted. */
+  get isElsewhere(): boolean {
+    return this.#memory !== undefined;
+  }
+
   /** The next slot to be posted. */
   get tail(): number {
     return this.#memory === undefined ? this.base / this.#entryWords : this.#tailThere;

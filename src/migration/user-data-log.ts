@@ -31,7 +31,7 @@ export class UserDataLog {
   #state: number = LogState.Off;
   /** `state` is `Logging`. */
   #isOn = false;
-  /** The newest entry is of blocks, it stands just before the next one, and no host can have seen it: a change of the same blocks needs no other one. */
+  /** The newest entry is of blocks, and no host can have seen it: a change of the same blocks needs no other one. */
   #mayGrow = false;
   readonly #onFull: () => void;
 
@@ -95,11 +95,11 @@ export class UserDataLog {
   changed(nsid: number, slba: number, blockCount: number, deallocated: boolean): void {
     if (!this.#isOn) return;
     const { ring } = this;
-    if (MUST_SWAP || deallocated || blockCount > 0x1_0000 || !ring.isPlain) {
+    const { words, base } = ring;
+    if (MUST_SWAP || deallocated || blockCount > 0x1_0000 || base === 0 || !ring.isPlain) {
       this.#ranges(nsid, slba, blockCount, deallocated);
       return;
     }
-    const { words, base } = ring;
     if (this.#mayGrow) {
       // to the newest entry, which is the one before; modulo 2^32: what is no neighbour then is none
       const distance = (slba - words[base - 6]!) | 0;
@@ -154,7 +154,7 @@ export class UserDataLog {
   /** One entry for changes of the same or neighbouring blocks. */
   #grow(nsid: number, slba: number, end: number, deallocated: boolean): boolean {
     const { words, base } = this.ring;
-    const newest = base - UDMQ_ENTRY_DWORDS;
+    const newest = (base === 0 ? words.length : base) - UDMQ_ENTRY_DWORDS;
     const attributes = entryWordAttributes(words, newest);
     if (nsid !== entryWordNsid(words, newest) || deallocated !== isDeallocated(attributes)) return false;
     const newestSlba = entryWordSlba(words, newest);
@@ -181,6 +181,6 @@ export class UserDataLog {
     const { ring } = this;
     writeEntry(ring.words, ring.base, nsid, slba, count, udmqAttributes(sequence, range, deallocated, ring.phase));
     ring.post();
-    this.#mayGrow = sequence === EntrySequence.Middle && ring.base > 0;
+    this.#mayGrow = sequence === EntrySequence.Middle && !ring.isElsewhere;
   }
 }
