@@ -15,6 +15,7 @@ import { HostGatherWriter } from './host-gather-writer.ts';
 import { HostPduReader, type ReaderOwner } from './host-pdu-reader.ts';
 import { HostPduWriter } from './host-pdu-writer.ts';
 import { receiveBytes, receiveView } from './receive-buffer.ts';
+import { SocketSource, type SourceOwner } from './socket-source.ts';
 
 /** What a connection is made with. */
 export interface HostConnectionOptions {
@@ -51,8 +52,10 @@ export interface HostConnectionHandler {
 const State = { Connecting: 0, WaitIcResp: 1, Live: 2, Terminating: 3, Closed: 4 } as const;
 const MAXH2CDATA_MIN = 4096;
 const ALIGN_MAX = 31;
+/** A connection gives way to others after so many reads that were full. */
+const READS_PER_TURN = 8;
 
-export class HostConnection implements ReaderOwner {
+export class HostConnection implements ReaderOwner, SourceOwner {
   readonly commands: readonly HostCommand[];
   readonly slotMask: number;
   readonly r2tMax: number;
@@ -65,6 +68,8 @@ export class HostConnection implements ReaderOwner {
   maxH2cData = 0;
   readonly #options: HostConnectionOptions;
   readonly #socket: Socket;
+  /** Reads the socket once it is connected; undefined where node:net does. */
+  #source: SocketSource | undefined;
   readonly #reader: HostPduReader;
   readonly #writer: HostPduWriter;
   readonly #gather: HostGatherWriter;
@@ -117,18 +122,15 @@ export class HostConnection implements ReaderOwner {
       this.#closedResolve = resolve;
     });
     this.#reader = new HostPduReader(this);
+    const isPumped = options.connectSocket === undefined && SocketSource.pumps;
     const socket = (options.connectSocket ?? connectSocket)({
       host: options.address,
       port: options.port,
       noDelay: true,
-      onread: {
-        buffer: () => this.#reader.nextBuffer(),
-        callback: (bytesRead) => {
-          this.#onBytes(bytesRead);
-          return true;
-        },
-      },
+      ...(isPumped ? {} : { onread: { buffer: () => this.nextBuffer(), callback: (length) => this.onBytes(length) } }),
     });
+    // (until it is connected it has no descriptor)
+    if (isPumped) socket.pause();
     this.#socket = socket;
     this.#gather = new HostGatherWriter(
       socket,
@@ -136,7 +138,10 @@ export class HostConnection implements ReaderOwner {
       (error) => this.#fail(connectError(this.peer, error)),
     );
     this.#writer = new HostPduWriter(this.commands, this.slotMask, this.sqes, this.r2tMax, this.#gather);
-    socket.on('connect', () => this.#sendIcReq());
+    socket.on('connect', () => {
+      if (isPumped && !this.#startPump()) return;
+      this.#sendIcReq();
+    });
     socket.on('error', (error) => this.#fail(connectError(this.peer, error)));
     socket.on('end', () => this.#fail(this.#peerClosed()));
     socket.on('close', () => this.#onSocketClosed());
@@ -208,10 +213,43 @@ export class HostConnection implements ReaderOwner {
 
   // --- receive side
 
-  #onBytes(bytesRead: number): void {
+  #startPump(): boolean {
+    this.#source = new SocketSource(this.#socket, this);
+    try {
+      this.#source.start();
+      return true;
+    } catch (error) {
+      this.#fail(connectError(this.peer, error as Error));
+      return false;
+    }
+  }
+
+  nextBuffer(): Uint8Array {
+    return this.#reader.nextBuffer();
+  }
+
+  /** Reads what is there; on, while reads are full. */
+  readable(): void {
+    const source = this.#source!;
+    for (let reads = 0; reads < READS_PER_TURN; reads++) {
+      const plan = this.#reader.plan();
+      const received = source.receive(plan);
+      if (received < 0) {
+        const { endError } = source;
+        this.#fail(endError === undefined ? this.#peerClosed() : connectError(this.peer, endError));
+        return;
+      }
+      if (received === 0) return;
+      const isFull = received === plan.viewLength + plan.room;
+      this.onBytes(received);
+      if (!isFull) return;
+    }
+  }
+
+  onBytes(length: number): true {
     this.#receiving = true;
     try {
-      this.#reader.receive(bytesRead);
+      this.#reader.receive(length);
     } catch (error) {
       // A bug in here or in a completion callback: this connection's state is unknown, others go on.
       this.#fail(
@@ -224,6 +262,7 @@ export class HostConnection implements ReaderOwner {
       this.#receiving = false;
     }
     if (!this.#writer.idle) this.#writer.flush();
+    return true;
   }
 
   completed(command: HostCommand): void {
@@ -268,6 +307,7 @@ export class HostConnection implements ReaderOwner {
     this.#writer.close();
     if (!canSend) {
       // what is still queued must not reach the controller after its commands were given up
+      this.#source?.stop();
       this.#socket.resetAndDestroy();
       this.#fail(error);
       return;
@@ -278,7 +318,10 @@ export class HostConnection implements ReaderOwner {
     this.#gather.write([pdu], 1);
     this.#arm(this.#options.termTimeoutMs ?? 30_000, () => this.#destroy());
     // during set-up nobody has this connection yet who would close it
-    if (this.#established !== undefined) this.#socket.destroySoon();
+    if (this.#established !== undefined) {
+      this.#source?.stop();
+      this.#socket.destroySoon();
+    }
     this.#lose(error);
   }
 
@@ -373,6 +416,7 @@ export class HostConnection implements ReaderOwner {
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#writer.close();
+    this.#source?.stop();
     this.#socket.destroy();
   }
 

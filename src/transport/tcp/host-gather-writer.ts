@@ -41,7 +41,12 @@ export class HostGatherWriter {
       (error) => this.#failed(error),
       useAddon,
     );
-    this.#native = this.#net.sendsByPlace ? nativeBinding() : undefined;
+    this.#native = useAddon ? nativeBinding() : undefined;
+  }
+
+  /** Of the socket, once it connects; -1 where it has none, and when it is destroyed: its number may be another's then. */
+  get #fd(): number {
+    return (this.#socket as unknown as WithDescriptor)._handle?.fd ?? -1;
   }
 
   /** A write is still with the kernel: nothing may be written, and what was passed must not change. */
@@ -59,16 +64,14 @@ export class HostGatherWriter {
    * @returns true if the kernel took all; false if `busy` (the batch is consumed bit by bit until `onDrained`)
    */
   writeBatch(batch: Batch): boolean {
-    if (this.#native === undefined) return this.#net.writeBatch(batch);
+    if (this.#native === undefined || this.#fd < 0) return this.#net.writeBatch(batch);
     return this.#send(batch);
   }
 
   #send(batch: Batch): boolean {
-    const handle = this.#socket as unknown as WithDescriptor;
     const piece = this.#piece;
     while (batch.bufferCount !== 0) {
-      // a socket that was destroyed has no descriptor any more: its number may be another's
-      const fd = handle._handle?.fd ?? -1;
+      const fd = this.#fd;
       const sent = fd < 0 ? 0 : this.#native!.streamWrite(fd, batch.table, batch.bufferCount, batch.buffers);
       if (sent === batch.totalBytes) break;
       // an error shows again when node:net tries

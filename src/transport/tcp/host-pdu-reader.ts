@@ -22,7 +22,16 @@ import {
   pduType,
 } from '../../wire/pdu.ts';
 import { CommandState, type HostCommand } from './host-command.ts';
-import { RECEIVE_HOME, receiveBytes, receivedSlice, receiveStart, receiveTail, receiveView } from './receive-buffer.ts';
+import {
+  RECEIVE_HOME,
+  receiveBytes,
+  receivedSlice,
+  receiveRoom,
+  receiveStart,
+  receiveTail,
+  receiveView,
+} from './receive-buffer.ts';
+import { AHEAD_BYTES, DIRECT_BYTES_MIN, type ReceivePlan } from './socket-source.ts';
 
 /** What the reader tells its connection. */
 export interface ReaderOwner {
@@ -52,12 +61,19 @@ const READ_DIGEST = 3;
 
 const TERM_REQ_PLEN_MAX = 152;
 
-export class HostPduReader {
+export class HostPduReader implements ReceivePlan {
   readonly #owner: ReaderOwner;
   readonly #carry = new Uint8Array(TERM_REQ_PLEN_MAX);
   #carryLength = 0;
-  /** Where the bytes of the next read land. */
-  #start = RECEIVE_HOME;
+  /** Where the bytes of the next read land: payload of the PDU in progress in its command's buffer, what follows in the receive buffer. */
+  start: number = RECEIVE_HOME;
+  view: Uint8Array | undefined;
+  viewOffset = 0;
+  viewLength = 0;
+  room = 0;
+  /** The controller sends large payloads. */
+  #expectsLarge = false;
+  #wasLarge = false;
   #state = READ_HEADER;
   /** False until ICResp was taken: nothing else may come before it. */
   established = false;
@@ -87,15 +103,59 @@ export class HostPduReader {
 
   /** The buffer for the next read: given to node:net as `onread.buffer`. */
   nextBuffer(): Uint8Array {
-    return receiveTail(this.#start);
+    this.viewLength = 0;
+    return receiveTail(this.start);
   }
 
-  /** Takes the `received` bytes that were read into `nextBuffer()`. */
+  /** As `nextBuffer`, for a reader that can fill two places. */
+  plan(): this {
+    this.viewLength = 0;
+    if (this.#state === READ_DATA && this.#dataLeft >= DIRECT_BYTES_MIN && this.#owner.reading) {
+      const command = this.#command!;
+      this.view = command.buffer;
+      this.viewOffset = command.transferred;
+      this.viewLength = this.#dataLeft;
+      this.start = RECEIVE_HOME - this.#digestLeft;
+      this.room = this.#digestLeft + AHEAD_BYTES;
+      return this;
+    }
+    this.room = receiveRoom(this.start);
+    this.#wasLarge = this.#expectsLarge;
+    if (this.#expectsLarge) {
+      this.room = Math.min(this.room, AHEAD_BYTES + this.#bodyLeft);
+      // a full read of other things than large payloads ends that, one large payload brings it back
+      this.#expectsLarge = false;
+    }
+    return this;
+  }
+
+  get #bodyLeft(): number {
+    return this.#state === READ_HEADER ? 0 : this.#padLeft + this.#dataLeft + this.#digestLeft;
+  }
+
+  /** Takes the `received` bytes that were read as planned. */
   receive(received: number): void {
-    const owner = this.#owner;
     this.receivedBytes += received;
-    const end = this.#start + received;
-    let pos = this.#start - this.#carryLength;
+    if (this.viewLength === 0) {
+      if (this.#wasLarge && received < this.room) this.#expectsLarge = true;
+      this.#receive(received);
+      return;
+    }
+    const direct = Math.min(received, this.viewLength);
+    if (this.dataDigestBytes !== 0) {
+      this.#crc = crc32c(this.view!.subarray(this.viewOffset, this.viewOffset + direct), this.#crc);
+    }
+    this.view = undefined;
+    this.#command!.transferred += direct;
+    this.#dataLeft -= direct;
+    if (this.#dataLeft === 0) this.#receive(received - direct);
+    else this.#planNextRead();
+  }
+
+  #receive(received: number): void {
+    const owner = this.#owner;
+    const end = this.start + received;
+    let pos = this.start - this.#carryLength;
     if (this.#carryLength !== 0) this.#restoreCarry(pos);
     while (owner.reading) {
       if (this.#state === READ_HEADER) {
@@ -124,11 +184,7 @@ export class HostPduReader {
 
   /** The PDU in progress is to end, or its header to begin, at RECEIVE_HOME. */
   #planNextRead(): void {
-    if (this.#state === READ_HEADER) {
-      this.#start = RECEIVE_HOME + this.#carryLength;
-      return;
-    }
-    this.#start = receiveStart(this.#padLeft + this.#dataLeft + this.#digestLeft);
+    this.start = this.#state === READ_HEADER ? RECEIVE_HOME + this.#carryLength : receiveStart(this.#bodyLeft);
   }
 
   /** @returns the position behind the header, or -1 */
@@ -254,6 +310,7 @@ export class HostPduReader {
     this.#flags = pduFlags(view, pos);
     this.#padLeft = pdo - DATA_HLEN - this.headerDigestBytes;
     this.#dataLeft = length;
+    if (length >= DIRECT_BYTES_MIN) this.#expectsLarge = true;
     this.#digestLeft = length === 0 ? 0 : this.dataDigestBytes;
     this.#digestValue = 0;
     this.#digestShift = 0;

@@ -1,6 +1,6 @@
 // @hot
 /**
- * Where the bytes of one accepted socket come from. With the addon the thread's pump says that there are some, and they are read straight to where
+ * Where the bytes of one socket come from, of either side. With the addon the thread's pump says that there are some, and they are read straight to where
  * they belong; without it, or where a socket has no descriptor, node:net reads them into the receive buffer and hands them over. Either way they
  * may be held back, and the end and errors are told once.
  */
@@ -11,6 +11,10 @@ import { receiveArenaId } from './receive-buffer.ts';
 import { type PumpMember, type SocketPump, socketPump } from './socket-pump.ts';
 
 const EAGAIN = -11;
+/** Of a payload so much must be missing for it to be received where it belongs; less is copied there, with what follows it. */
+export const DIRECT_BYTES_MIN = 8192;
+/** While the peer sends payloads of that size, no more than this is read beyond what is known: the next one, too, shall go where it belongs. */
+export const AHEAD_BYTES = 2048;
 
 /** Where the next bytes go: into `view` as far as it goes, then up to `room` of them into the receive buffer from `start` on. */
 export interface ReceivePlan {
@@ -42,14 +46,19 @@ export class SocketSource {
   /** Of the last `receive` that gave less than zero. */
   #errno = 0;
 
-  /** @param accepted of a server with `pauseOnConnect`; nothing has been read from it */
+  /** Sockets of this thread are read by the addon, if they have descriptors. */
+  static get pumps(): boolean {
+    return receiveArenaId !== 0 && socketPump() !== undefined;
+  }
+
+  /** @param accepted of a server with `pauseOnConnect`, or one that is connected and was paused before; nothing has been read from it */
   constructor(accepted: Socket, owner: SourceOwner, useAddon: boolean = true) {
     const handle = (accepted as unknown as WithHandle)._handle;
     const fd = handle?.fd ?? -1;
     const untouched = handle?.reading !== true && accepted.readableLength === 0;
     this.#owner = owner;
     this.#fd = fd;
-    this.#pump = useAddon && fd >= 0 && untouched && receiveArenaId !== 0 ? socketPump() : undefined;
+    this.#pump = useAddon && fd >= 0 && untouched && SocketSource.pumps ? socketPump() : undefined;
     this.socket =
       this.#pump !== undefined
         ? accepted
@@ -106,7 +115,10 @@ export class SocketSource {
     return -1;
   }
 
-  get endReason(): string {
-    return this.#errno === 0 ? 'the host closed the connection' : `read ${errnoName(this.#errno)}`;
+  /** Why no more bytes come; undefined: the peer closed the connection. */
+  get endError(): Error | undefined {
+    if (this.#errno === 0) return undefined;
+    const code = errnoName(this.#errno);
+    return Object.assign(new Error(`read ${code}`), { code });
   }
 }

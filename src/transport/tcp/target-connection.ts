@@ -161,7 +161,7 @@ export class TcpTargetConnection
     } catch (error) {
       this.bug(error);
     }
-    if (received < 0) this.close(this.#source.endReason);
+    if (received < 0) this.close(this.#source.endError?.message ?? 'the host closed the connection');
     else if (this.#writer.busy) this.#source.pause();
   }
 

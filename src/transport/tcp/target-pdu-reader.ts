@@ -44,7 +44,7 @@ import {
   receiveTail,
   receiveView,
 } from './receive-buffer.ts';
-import type { ReceivePlan } from './socket-source.ts';
+import { AHEAD_BYTES, DIRECT_BYTES_MIN, type ReceivePlan } from './socket-source.ts';
 import { LinkState, Slot, type TargetLink } from './target-link.ts';
 
 /** What the reader expects next. */
@@ -64,11 +64,6 @@ export interface TargetPduReaderOwner {
   fatal(fes: number, fei: number, view: DataView, base: number, available: number): false;
   close(reason: string): void;
 }
-
-/** Of a payload so much must be missing for it to be received where it belongs; less is copied there, with what follows it. */
-const DIRECT_BYTES_MIN = 8192;
-/** While a host sends payloads of that size, no more than this is read beyond what is known: the next one, too, shall go where it belongs. */
-const AHEAD_BYTES = 2048;
 
 export class TargetPduReader implements ReceivePlan {
   readonly #owner: TargetPduReaderOwner;

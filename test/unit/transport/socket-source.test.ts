@@ -61,7 +61,7 @@ class Taker implements SourceOwner, ReceivePlan {
     this.alone.push(alone);
     const length = this.source.receive(this);
     if (length < 0) {
-      this.#end(this.source.endReason);
+      this.#end(this.source.endError?.message ?? 'the host closed the connection');
       this.source.stop();
     } else if (length > 0) this.#take(length);
     if (this.stops) this.source.pause();
