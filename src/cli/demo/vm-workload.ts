@@ -5,6 +5,7 @@
 import type { Guest } from '../../vm/guest.ts';
 import type { GuestQueue } from '../../vm/guest-queue.ts';
 import { NSID } from './dpu.ts';
+import { must } from './say.ts';
 
 export const BLOCK_BYTES = 4096;
 const LANES = 8;
@@ -108,7 +109,7 @@ export class VmWorkload {
     this.reads++;
     this.#completed();
     const count = this.acknowledged[block]!;
-    if (!isRecord(found, block, count)) throw new Error(`block ${block} is not what was written there last (${count})`);
+    must(isRecord(found, block, count), `block ${block} is not what was written there last (${count})`);
   }
 
   #completed(): void {
