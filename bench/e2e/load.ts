@@ -258,6 +258,7 @@ async function main(): Promise<void> {
     headerDigest: job.digests,
     dataDigest: job.digests,
     disableSqFlow: job.disableSqFlow ?? false,
+    connectTimeoutMs: 60_000, // a machine that is busy with other things is no target that does not answer
     ctrlLossTimeoutMs: 0,
   });
   const namespace = await controller.namespace(nsid);

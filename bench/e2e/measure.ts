@@ -70,8 +70,12 @@ export async function measureAll(
   return results;
 }
 
-const failure = (error: unknown): string =>
-  `FAILED: ${(error instanceof Error ? error.message : String(error)).split('\n').slice(0, 3).join(' ')}`;
+/** What a process that ended badly said last that names an error, as one cell of a table. */
+function failure(error: unknown): string {
+  const lines = (error instanceof Error ? error.message : String(error)).split('\n');
+  const told = lines.find((line) => /^\w*Error\b.*:/.test(line.trim())) ?? lines[0]!;
+  return `FAILED: ${told.trim().replaceAll('|', '/').slice(0, 120)}`;
+}
 
 const HEAD = [
   'case',

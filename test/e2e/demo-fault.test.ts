@@ -1,5 +1,5 @@
 /** The demo ends non-zero if anything is off: here, blocks that are written behind its back. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { expect } from 'chai';
@@ -10,11 +10,16 @@ const STORAGE_NQN = 'nqn.2026-01.io.nvmeferry:demo-storage';
 const BLOCKS = 256;
 
 describe('demo with a fault', function () {
-  this.timeout(60_000);
+  this.timeout(240_000); // seconds on an idle machine
+  const running = new Set<ChildProcess>();
+  after(() => {
+    for (const child of running) child.kill('SIGKILL');
+  });
 
   /** Runs it; `at` is called with each line and the port of fabric B's target. */
   async function demo(at: (line: string, port: number) => Promise<void>): Promise<{ code: number; text: string }> {
     const child = spawn(process.execPath, [MAIN, 'demo'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    running.add(child);
     let text = '';
     let port = 0;
     let acting = Promise.resolve();
@@ -27,6 +32,7 @@ describe('demo with a fault', function () {
       acting = acting.then(() => at(line, port));
     });
     const [code] = (await once(child, 'close')) as [number];
+    running.delete(child);
     await acting;
     return { code, text };
   }
