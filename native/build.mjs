@@ -6,6 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -56,11 +57,21 @@ for (const [tool, name] of [
   }
 }
 
+// headers that came with this Node, that npm's configuration names, or that node-gyp has already, need no download
+const hasHeaders = (folder) => folder !== undefined && existsSync(join(folder, 'include/node/node_api.h'));
+const headers = [process.env.npm_config_nodedir, resolve(dirname(process.execPath), '..')].find(hasHeaders);
+const cache =
+  process.env.npm_config_devdir ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'node-gyp');
+if (optional && headers === undefined && !hasHeaders(join(cache, process.versions.node))) {
+  // npm ci fetches packages and nothing else
+  stop(
+    'the native addon was not built, because the headers of this Node are missing, which npm run build:native fetches',
+  );
+}
+
 const [command, ...first] = nodeGyp();
 const type = sanitize ? '--debug' : '--release';
-// headers that came with this Node need no download
-const headers = resolve(dirname(process.execPath), '..');
-const from = existsSync(join(headers, 'include/node/node_api.h')) ? [`--nodedir=${headers}`] : [];
+const from = headers === undefined ? [] : [`--nodedir=${headers}`];
 mkdirSync(join(here, 'build'), { recursive: true });
 for (const step of [
   ['configure', type, ...from, '--', `-Dsanitize=${sanitize ? 1 : 0}`],
