@@ -258,7 +258,9 @@ async function main(): Promise<void> {
     headerDigest: job.digests,
     dataDigest: job.digests,
     disableSqFlow: job.disableSqFlow ?? false,
-    connectTimeoutMs: 60_000, // a machine that is busy with other things is no target that does not answer
+    // a machine that is busy with other things is no target that does not answer, nor a host that is gone
+    connectTimeoutMs: 60_000,
+    katoMs: 0,
     ctrlLossTimeoutMs: 0,
   });
   const namespace = await controller.namespace(nsid);
