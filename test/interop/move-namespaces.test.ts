@@ -161,7 +161,7 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
       await move(a, b);
       await run('wait_for 60 states inaccessible optimized; works');
       expect(await run(endFio)).to.include('fio verified');
-      await run('umount /mnt; stop_stas');
+      await run('umount /mnt; stop_stas; nvme disconnect-all');
       expect((await capture.stop()).violations, 'hosts and orchestrator, as tshark sees them').to.deep.equal([]);
     } finally {
       await capture.discard();

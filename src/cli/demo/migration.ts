@@ -128,7 +128,7 @@ async function tell(open: Open, directory: string): Promise<void> {
   const guest = new Guest({ ramBytes: RAM_BYTES });
   guest.plug(from.function);
   await guest.start(QUEUES);
-  const workload = new VmWorkload(guest, BLOCKS);
+  const workload = open.add(new VmWorkload(guest, BLOCKS), async (one) => one.halt());
   await workload.fill(FILL_STEP);
   workload.start();
   await workload.until(workload.operations + OPERATIONS_BEFORE);

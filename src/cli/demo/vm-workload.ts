@@ -62,6 +62,11 @@ export class VmWorkload {
     this.#running.catch(() => {});
   }
 
+  /** No lane begins another command; nobody waits for what is under way. */
+  halt(): void {
+    this.#stopped = true;
+  }
+
   /** @throws what a lane has found wrong */
   async stop(): Promise<void> {
     this.#stopped = true;
