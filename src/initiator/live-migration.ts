@@ -22,7 +22,8 @@ import {
   TrackSendSelect,
 } from '../spec/migration.ts';
 import { AdminOpcode } from '../spec/opcode.ts';
-import { ConfigError, NvmeofError } from '../util/error.ts';
+import { Status } from '../spec/status.ts';
+import { ConfigError, NvmeofError, NvmeStatusError } from '../util/error.ts';
 import {
   CONTROLLER_STATE_HEADER_BYTES,
   type ControllerStateFormats,
@@ -80,6 +81,14 @@ const LBA_STATUS_MORE = 1;
 const QUEUE_ENTRIES_FIRST = 126;
 /** Bytes of one command where the controller names no limit. */
 export const TRANSFER_BYTES_DEFAULT: number = 128 << 10;
+
+const STATUS_MASK = 0x7ff;
+
+/** The controller does not have the extension, or not that part of it. */
+function isUnsupported(error: NvmeofError): boolean {
+  if (error.code === 'NVMEOF_ERR_UNSUPPORTED') return true;
+  return error instanceof NvmeStatusError && (error.status & STATUS_MASK) === Status.InvalidField;
+}
 
 /** What is asked of the management controller: it may be behind NVMe/TCP, or a local device. @public */
 export type MigrationHost = Pick<HostController, 'executeAdmin' | 'getLogPage' | 'getFeature' | 'setFeature'> & {
@@ -228,6 +237,22 @@ export class LiveMigration<H extends MigrationHost = HostController> {
   /** Starts (anew: with nothing changed) or stops tracking the changed blocks of a namespace, whoever changes them. */
   async trackChanges(nsid: number, start: boolean): Promise<void> {
     await this.#changesFeature(nsid, start ? ChangedBlocksAction.Start : ChangedBlocksAction.Stop);
+  }
+
+  /** Changed blocks of that namespace can be tracked here. */
+  async canTrackChanges(nsid: number): Promise<boolean> {
+    try {
+      await this.controller.executeAdmin('Get Features C9h', {
+        opcode: AdminOpcode.GetFeatures,
+        nsid,
+        cdw10: CHANGED_BLOCKS_FEATURE,
+        cdw14: await this.#extension.uuidIndex(),
+      });
+      return true;
+    } catch (error) {
+      if (!(error instanceof NvmeofError) || !isUnsupported(error)) throw error;
+      return false;
+    }
   }
 
   /** What was changed since the last snapshot that was acknowledged; the same again until then. */

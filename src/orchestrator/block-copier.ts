@@ -6,7 +6,7 @@ import PQueue from 'p-queue';
 import { assert } from '../util/assert.ts';
 import { NvmeofError } from '../util/error.ts';
 import type { RateLimit } from './rate-limit.ts';
-import type { BlockRun, DestinationVolume, SourceVolume } from './volume.ts';
+import type { ChangedRun, DestinationVolume, SourceVolume } from './volume.ts';
 
 const CHUNK_BYTES_DEFAULT = 1 << 20;
 /** Smaller ones would cost more than they are worth. */
@@ -14,6 +14,8 @@ const CHUNK_BYTES_MIN = 64 << 10;
 const IN_FLIGHT_BYTES_DEFAULT = 16 << 20;
 /** Zeroes shorter than this inside data are written as data: a hole costs a command. */
 const HOLE_BYTES_MIN = 64 << 10;
+/** Cleared at once: a call can be ended between two of them. */
+const HOLE_BLOCKS_MAX = 2 ** 22;
 
 export interface BlockCopierOptions {
   readonly source: SourceVolume;
@@ -70,12 +72,12 @@ export class BlockCopier {
   }
 
   /**
-   * Copies what the source has there now. One call at a time.
+   * Copies what the source has there now; what is deallocated there is so at the destination, and not read. One call at a time.
    * @param options.destinationIsZero nothing was ever written there: zeroes need no command
    * @throws the first error of either volume, or the signal's reason; nothing is under way any more then
    */
   async copy(
-    runs: Iterable<BlockRun> | AsyncIterable<BlockRun>,
+    runs: Iterable<ChangedRun> | AsyncIterable<ChangedRun>,
     options: { readonly destinationIsZero?: boolean; readonly signal?: AbortSignal | undefined } = {},
   ): Promise<void> {
     assert(!this.#copying, 'A copier copies one list of runs at a time');
@@ -84,14 +86,18 @@ export class BlockCopier {
     const failure = new FirstError();
     try {
       for await (const run of runs) {
-        for (let done = 0; done < run.blockCount && failure.error === undefined; done += this.#chunkBlocks) {
-          const blockCount = Math.min(this.#chunkBlocks, run.blockCount - done);
+        const isHole = run.isDeallocated === true;
+        const partBlocks = isHole ? HOLE_BLOCKS_MAX : this.#chunkBlocks;
+        for (let done = 0; done < run.blockCount && failure.error === undefined; done += partBlocks) {
+          const blockCount = Math.min(partBlocks, run.blockCount - done);
           // memory is bounded, and so is what waits for it
           await this.#queue.onSizeLessThan(1);
           if (options.signal?.aborted === true) failure.note(options.signal.reason);
           if (failure.error !== undefined) break;
           void this.#queue
-            .add(() => this.#chunk(run.slba + done, blockCount, zero))
+            .add(() =>
+              isHole ? this.#hole(run.slba + done, blockCount) : this.#chunk(run.slba + done, blockCount, zero),
+            )
             .catch((error) => failure.note(error));
         }
         if (failure.error !== undefined) break;
@@ -109,6 +115,11 @@ export class BlockCopier {
     assert(this.#unmade > 0, 'More chunks are under way than there are buffers');
     this.#unmade--;
     return new Uint8Array(new ArrayBuffer(this.#chunkBlocks * this.#source.blockSize));
+  }
+
+  async #hole(slba: number, blockCount: number): Promise<void> {
+    await this.#destination.clear(slba, blockCount);
+    this.counters.cleared += blockCount * this.#source.blockSize;
   }
 
   async #chunk(slba: number, blockCount: number, destinationIsZero: boolean): Promise<void> {

@@ -9,7 +9,14 @@ import type { Verification } from './move-spec.ts';
 import type { RateLimit } from './rate-limit.ts';
 import type { Stream } from './stream.ts';
 import { Unverified } from './unverified.ts';
-import { type BlockRun, blocksIn, type ChangeSnapshot, type DestinationVolume, type SourceVolume } from './volume.ts';
+import {
+  type BlockRun,
+  blocksIn,
+  type ChangeSnapshot,
+  type DestinationVolume,
+  type SourceVolume,
+  withContent,
+} from './volume.ts';
 
 /** Parts of 64 KiB that a sample has: 16 MiB from each side. */
 const SAMPLE_GRANULES = 256;
@@ -99,7 +106,7 @@ export class BlockStream implements Stream {
     this.#note(left.runs);
     if (left.complete) this.#judgeSuspects(left.runs);
     // of changes that do not fit a snapshot only a bound is known
-    return (left.complete ? blocksIn(left.runs) : source.blockCount) * source.blockSize;
+    return (left.complete ? blocksIn(withContent(left.runs)) : source.blockCount) * source.blockSize;
   }
 
   #note(runs: readonly BlockRun[]): void {
@@ -116,7 +123,7 @@ export class BlockStream implements Stream {
     const { copier, source } = this.#options;
     while (this.#left !== undefined) {
       const left = this.#left;
-      this.dirtiedBytes += blocksIn(left.runs) * source.blockSize;
+      this.dirtiedBytes += blocksIn(withContent(left.runs)) * source.blockSize;
       await copier.copy(left.runs, { signal });
       await left.acknowledge();
       this.#left = undefined;
@@ -129,8 +136,9 @@ export class BlockStream implements Stream {
   async finish(signal: AbortSignal | undefined): Promise<void> {
     await this.again(signal);
     for (;;) {
-      const bytes = await this.look();
-      if (bytes === 0) break;
+      await this.look();
+      // what was deallocated has no bytes, and is a change all the same
+      if (this.#left!.complete && this.#left!.runs.length === 0) break;
       await this.again(signal);
     }
     this.#left = undefined;

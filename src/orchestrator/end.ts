@@ -81,6 +81,8 @@ export interface EndNamespace {
   setReservations(status: Uint8Array | undefined, epoch: bigint): Promise<void>;
   /** Bytes a second that hosts may write; undefined: as many as they like. */
   limitWrites(bytesPerSecond: number | undefined): Promise<void>;
+  /** `source` can follow what changes, whoever changes it. Absent: it can. */
+  followsChanges?(): Promise<boolean>;
 }
 
 /** Guest memory, by guest address. */
@@ -89,9 +91,29 @@ export interface MemoryRun {
   readonly lengthBytes: number;
 }
 
+/** What a controller itself logs of what it changes: its User Data Migration Queue. What others change is not in it. */
+export interface EndChangeQueue {
+  /** What stands against following these namespaces by it alone: each the thing and the remedy. */
+  obstacles(nsids: readonly number[]): Promise<readonly string[]>;
+  /**
+   * The same blocks, with their changes from the queue: it is made when the first of them starts to be followed, and gone when the last one stops.
+   * @param entries that the queue has room for
+   */
+  follow(namespaces: readonly EndNamespace[], entries: number): FollowedByQueue;
+}
+
+export interface FollowedByQueue {
+  /** In the order of the namespaces. */
+  readonly sources: readonly SourceVolume[];
+  /** Times that the queue was full, and all that is allocated counted as changed. */
+  readonly overflows: number;
+}
+
 /** A migratable controller at one end. */
 export interface EndController {
   readonly cntlid: number;
+  /** Absent: it has none. */
+  readonly changes?: EndChangeQueue;
   /** Returns when everything that it had fetched is complete. Idempotent. */
   suspend(): Promise<void>;
   /** Idempotent: a controller that runs goes on. */

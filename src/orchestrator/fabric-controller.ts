@@ -2,20 +2,23 @@
 
 import type { StateSelection } from '../initiator/live-migration.ts';
 import { MEMORY_UNIT_BYTES, TrackingAttribute } from '../spec/migration.ts';
-import { NvmeofError, NvmeStatusError } from '../util/error.ts';
+import { NvmeofError, NvmeStatusError, TransportError } from '../util/error.ts';
 import type { ControllerStateFormats } from '../wire/cold/controller-state.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
-import type { End, EndController, MemoryRun } from './end.ts';
+import type { TrackedMemoryChanges } from '../wire/cold/track-memory.ts';
+import type { End, EndChangeQueue, EndController, MemoryRun } from './end.ts';
+import { FabricChangeQueue } from './fabric-change-queue.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
 import { type FunctionFigures, functionDifferences, functionFigures } from './function-figures.ts';
+import { unitsOf, within } from './memory-ranges.ts';
 
 const STATUS_MASK = 0x7ff;
 const NOT_SUSPENDED = 0x13a;
+const INVALID_CONTROLLER = 0x11f;
 const NOT_ENOUGH_RESOURCES = 0x138;
 const STATE_HEADER_BYTES = 48;
 /** Of one answer of Track Receive. */
 const MEMORY_CHANGES_MAX = 4096;
-const MEMORY_RANGE_UNITS_MAX = 0xffff_ffff;
 /** Version 0 of the NVMe part is the only one there is. */
 const STATE_VERSION = 0;
 const UUID_BYTES = 16;
@@ -24,13 +27,15 @@ const ENVELOPE_BYTES = 4 + UUID_BYTES;
 
 export class FabricController implements EndController {
   readonly cntlid: number;
+  readonly changes: EndChangeQueue;
   readonly #end: FabricEnd;
-  /** Granularity of tracked memory, 2^n x 4 KiB, and the connection that tracks. */
-  #tracked: { readonly generation: number } | undefined;
+  /** Memory that is tracked, and the connection that it ends with. */
+  #tracked: { readonly generation: number; readonly ranges: readonly MemoryRun[] } | undefined;
 
   constructor(end: FabricEnd, cntlid: number) {
     this.#end = end;
     this.cntlid = cntlid;
+    this.changes = new FabricChangeQueue(end, cntlid);
   }
 
   async suspend(): Promise<void> {
@@ -108,16 +113,8 @@ export class FabricController implements EndController {
       const { identify } = link.controller;
       const untracked = this.#untracked(identify);
       if (untracked !== undefined) throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', untracked);
-      for (let exponent = identify.minmrtg; ; exponent++) {
-        try {
-          await link.migration.trackMemory(this.cntlid, exponent, unitsOf(ranges, exponent, identify));
-          break;
-        } catch (error) {
-          // coarser takes less
-          if (statusOf(error) !== NOT_ENOUGH_RESOURCES || exponent >= identify.maxmrtg) throw error;
-        }
-      }
-      this.#tracked = link;
+      await this.#track(link, ranges);
+      this.#tracked = { generation: link.generation, ranges };
     });
   }
 
@@ -131,18 +128,60 @@ export class FabricController implements EndController {
     return `${this.#end.name} does not track memory: ${remedy}`;
   }
 
+  /** As finely as the controller can. */
+  async #track({ controller: { identify }, migration }: Link, ranges: readonly MemoryRun[]): Promise<void> {
+    let isOurs = true;
+    for (let exponent = identify.minmrtg; ; ) {
+      const isCoarsest = exponent >= identify.maxmrtg;
+      const units = unitsOf(ranges, exponent, identify, identify.cmmrtd);
+      try {
+        if (units !== undefined) {
+          await migration.trackMemory(this.cntlid, exponent, units);
+          return;
+        }
+        if (isCoarsest) throw this.#tooManyRanges(ranges, identify.cmmrtd);
+      } catch (error) {
+        const status = statusOf(error);
+        if (status === INVALID_CONTROLLER && isOurs) {
+          // followed since an earlier try: what it has found is of no use now
+          isOurs = false;
+          await migration.stopTrackingMemory(this.cntlid);
+          continue;
+        }
+        // coarser takes less
+        if (status !== NOT_ENOUGH_RESOURCES || isCoarsest) throw error;
+      }
+      exponent++;
+    }
+  }
+
+  #tooManyRanges(ranges: readonly MemoryRun[], most: number): NvmeofError {
+    const what = `${this.#end.name} tracks ${most} ranges of memory (CMMRTD), the VM has ${ranges.length}`;
+    return new NvmeofError('NVMEOF_ERR_UNSUPPORTED', `${what}: give it fewer, larger ones`);
+  }
+
   async memoryChanges(): Promise<{ readonly runs: readonly MemoryRun[]; readonly isFinal: boolean }> {
     const link = await this.#end.link();
-    if (this.#tracked?.generation !== link.generation) {
-      throw new NvmeofError(
-        'NVMEOF_ERR_PATH',
-        `${this.#end.name}: memory is not tracked any more, its connection was lost`,
-      );
+    const tracked = this.#tracked;
+    if (tracked?.generation !== link.generation) {
+      // a failure of the connection: copying may begin again
+      const message = `${this.#end.name}: memory is not tracked any more, its connection was lost`;
+      throw new TransportError('NVMEOF_ERR_PATH', message);
     }
-    const { changes, more, suspended, rpmpg } = await link.migration.memoryChanges(this.cntlid, MEMORY_CHANGES_MAX);
+    const { changes, more, suspended, rpmpg } = await this.#report(link);
     const unit = MEMORY_UNIT_BYTES * 2 ** rpmpg;
     const runs = changes.map(({ saddr, len }) => ({ address: Number(saddr), lengthBytes: len * unit }));
-    return { runs, isFinal: suspended && !more };
+    return { runs: within(runs, tracked.ranges), isFinal: suspended && !more };
+  }
+
+  async #report({ migration }: Link): Promise<TrackedMemoryChanges> {
+    try {
+      return await migration.memoryChanges(this.cntlid, MEMORY_CHANGES_MAX);
+    } catch (error) {
+      if (statusOf(error) !== INVALID_CONTROLLER) throw error;
+      const what = `memory of controller ${this.cntlid} is not tracked any more: it was stopped, or is another controller`;
+      throw new NvmeofError('NVMEOF_ERR_TRACKING_LOST', `${this.#end.name}: ${what}; copy it anew`, { cause: error });
+    }
   }
 
   async stopTrackingMemory(): Promise<void> {
@@ -215,26 +254,4 @@ function indexesAt(formats: ControllerStateFormats, state: Uint8Array, name: str
     throw new NvmeofError('NVMEOF_ERR_UNSUPPORTED', message);
   }
   return { csvi, csuuidi };
-}
-
-/** Ranges in units of the granularity; of a power of two each, where the controller wants that. */
-function unitsOf(
-  ranges: readonly MemoryRun[],
-  exponent: number,
-  { trattr }: IdentifyController,
-): { saddr: bigint; len: number }[] {
-  const unit = MEMORY_UNIT_BYTES * 2 ** exponent;
-  const wantsPowers = (trattr & TrackingAttribute.PowerOfTwoRanges) !== 0;
-  return ranges.flatMap(({ address, lengthBytes }) => {
-    const found: { saddr: bigint; len: number }[] = [];
-    let at = Math.floor(address / unit) * unit;
-    let left = Math.ceil((address + lengthBytes - at) / unit);
-    while (left > 0) {
-      const len = Math.min(MEMORY_RANGE_UNITS_MAX, wantsPowers ? 2 ** Math.floor(Math.log2(left)) : left);
-      found.push({ saddr: BigInt(at), len });
-      at += len * unit;
-      left -= len;
-    }
-    return found;
-  });
 }

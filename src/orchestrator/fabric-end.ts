@@ -35,7 +35,7 @@ export class FabricEnd implements End {
   readonly name: string;
   readonly subnqn: string;
   readonly #options: HostOptions;
-  readonly #clock: Clock;
+  readonly clock: Clock;
   #link: Link | undefined;
   #connecting: Promise<Link> | undefined;
   #isClosed = false;
@@ -45,7 +45,7 @@ export class FabricEnd implements End {
   /** Connects when it is first needed. */
   constructor(options: HostOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
+    this.clock = options.clock ?? systemClock;
     this.name = formatNvmeUri({ address: options.address, port: options.port ?? NVMEOF_PORT, subnqn: options.subnqn });
     this.subnqn = options.subnqn;
   }
@@ -94,7 +94,7 @@ export class FabricEnd implements End {
 
   async #reconnect(): Promise<Link> {
     await this.#link?.controller.close();
-    const deadlineMs = this.#clock.nowMs() + PATIENCE_MS;
+    const deadlineMs = this.clock.nowMs() + PATIENCE_MS;
     for (;;) {
       try {
         const link = await this.#connect(undefined);
@@ -103,9 +103,9 @@ export class FabricEnd implements End {
         return link;
       } catch (error) {
         const isFinal = error instanceof ConfigError || this.#isClosed;
-        if (isFinal || this.#clock.nowMs() >= deadlineMs) throw unreachable(this.name, error);
+        if (isFinal || this.clock.nowMs() >= deadlineMs) throw unreachable(this.name, error);
         await new Promise<void>((resolve) => {
-          this.#clock.setTimer(resolve, RETRY_MS);
+          this.clock.setTimer(resolve, RETRY_MS);
         });
       }
     }

@@ -74,6 +74,10 @@ export class FabricNamespace implements EndNamespace {
     await this.#end.repeat(({ migration }) => migration.setReservations(this.identity.nsid, status, epoch));
   }
 
+  async followsChanges(): Promise<boolean> {
+    return this.#end.repeat(({ migration }) => migration.canTrackChanges(this.identity.nsid));
+  }
+
   async limitWrites(bytesPerSecond: number | undefined): Promise<void> {
     await this.#end.repeat(({ migration }) => migration.limitWrites(this.identity.nsid, bytesPerSecond));
   }

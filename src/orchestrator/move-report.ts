@@ -39,6 +39,8 @@ export interface MoveReport {
   readonly rounds: RoundReport[];
   namespaces: NamespaceReport[];
   memory: { allocatedBytes: number; dirtiedBytes: number; copiedBytes: number } | undefined;
+  /** Times that the queue of changes was full, so that all that is allocated was copied again. */
+  queueOverflows: number;
   /** Times that copying began again because an end was lost. */
   restarts: number;
   /** Bytes a second that hosts were held to, if they were. */

@@ -29,6 +29,9 @@ export type Verification = 'none' | 'sampled' | 'full';
 /** When copying does not catch up with writing. */
 export type WhenStuck = 'refuse' | 'cut' | 'throttle';
 
+/** Where a move learns what was changed: of the target's log of changed blocks, or of the queue of the controller that moves. */
+export type ChangesBy = 'bitmap' | 'queue';
+
 /** How; none of it is needed to undo or to finish. Times in ms, sizes in bytes. */
 export interface MoveTuning {
   /** The longest pause that is planned for. Default 300. */
@@ -43,6 +46,10 @@ export interface MoveTuning {
   /** Of all namespaces together. Default 32 MiB. */
   readonly inFlightBytes?: number | undefined;
   readonly verification?: Verification | undefined;
+  /** Default `auto`: the bitmap where it is offered for all namespaces, else the queue. */
+  readonly changes?: ChangesBy | 'auto' | undefined;
+  /** That a queue has room for, `QUEUE_ENTRIES_MIN` and more. Default 32,767. */
+  readonly queueEntries?: number | undefined;
   readonly whenStuck?: WhenStuck | undefined;
   /** Rounds until it counts as stuck, progress or not. Default 100. */
   readonly roundsMax?: number | undefined;
@@ -79,6 +86,8 @@ export interface MoveRecord {
   /** Decimal. */
   readonly epoch: string;
   readonly namespaces: readonly PlannedNamespace[];
+  /** Absent: nothing is copied. */
+  readonly changes?: ChangesBy;
   /** Of who started it: how to find the ends again. */
   readonly context?: unknown;
 }

@@ -4,7 +4,8 @@ import type { Timer } from '../util/clock.ts';
 import { OutcomeUnknownError, TransportError } from '../util/error.ts';
 import { BlockCopier } from './block-copier.ts';
 import { BlockStream } from './block-stream.ts';
-import type { End, EndController, EndNamespace } from './end.ts';
+import type { End, EndController, EndNamespace, FollowedByQueue } from './end.ts';
+import { followed } from './followed.ts';
 import { MemoryStream } from './memory-stream.ts';
 import { all, MoveError, messageOf } from './move-error.ts';
 import type { MoveOptions } from './move-options.ts';
@@ -42,6 +43,9 @@ export class MoveWork {
   readonly #ends = new Map<End, readonly EndNamespace[]>();
   readonly #rate: RateLimit;
   #copied: readonly CopiedNamespace[] = [];
+  #followed: FollowedByQueue | undefined;
+  /** Of those that are not followed any more. */
+  #overflowsBefore = 0;
   #memory: MemoryStream | undefined;
   #preCopy: PreCopy | undefined;
   #throttle: number | undefined;
@@ -145,6 +149,7 @@ export class MoveWork {
   }
 
   async #copyOnce(): Promise<void> {
+    await this.#unfollow();
     this.#ends.clear();
     const pairs = await this.pairs();
     // an end that was restarted may have forgotten it
@@ -178,14 +183,21 @@ export class MoveWork {
       Math.floor(inFlightBytes / Math.max(1, pairs.length)),
     );
     const copied: CopiedNamespace[] = [];
-    for (const { planned, source, destination } of pairs) {
+    const sources = followed(
+      this.options,
+      this.record,
+      pairs.map((pair) => pair.source),
+    );
+    this.#followed = sources;
+    for (const [i, { planned, destination }] of pairs.entries()) {
+      const source = sources.sources[i]!;
       const isZero = !(await hasData(destination, signal));
       if (!isZero && this.record.spec.overwrite !== true && this.report.restarts === 0) {
         const what = `Namespace ${planned.nsid} at ${this.options.destination.name} holds data since the move began`;
         throw new MoveError('NVMEOF_ERR_MOVE_REFUSED', `${what}: see who writes to it`, 'as-before');
       }
       const copier = new BlockCopier({
-        source: source.source,
+        source,
         destination: destination.destination,
         rate: this.#rate,
         inFlightBytes: share,
@@ -193,7 +205,7 @@ export class MoveWork {
       });
       const stream = new BlockStream({
         name: `namespace ${planned.nsid}`,
-        source: source.source,
+        source,
         destination: destination.destination,
         copier,
         destinationIsZero: isZero,
@@ -248,11 +260,21 @@ export class MoveWork {
   /** Nothing is followed or held back any more. All of it ends with the manager's connection anyway. */
   async stopCopying(): Promise<void> {
     const copied = (await this.atSource()).filter(({ planned }) => planned.mode === 'copied');
-    await all(copied, async ({ namespace }) => {
+    const stops = copied.map(({ namespace }) => async (): Promise<void> => {
       if (this.#throttle !== undefined) await namespace.limitWrites(undefined);
-      await namespace.source.stopTracking();
+      if (this.record.changes !== 'queue') await namespace.source.stopTracking();
     });
+    await all([() => this.#unfollow(), ...stops], (stop) => stop());
     this.#throttle = undefined;
+  }
+
+  /** A queue ends with its connection; one that is still there would be in the way of the next. */
+  async #unfollow(): Promise<void> {
+    const before = this.#followed;
+    if (this.record.changes !== 'queue' || before === undefined) return;
+    this.#followed = undefined;
+    await all(before.sources, (source) => source.stopTracking());
+    this.#overflowsBefore += before.overflows;
   }
 
   async stopTrackingMemory(): Promise<void> {
@@ -291,6 +313,7 @@ export class MoveWork {
   }
 
   noteFigures(): void {
+    this.report.queueOverflows = this.#overflowsBefore + (this.#followed?.overflows ?? 0);
     this.report.namespaces = this.#copied.map(({ planned, stream, copier }) => ({
       nsid: planned.nsid,
       blockSize: planned.blockSize,

@@ -58,6 +58,7 @@ export class Move {
       rounds: [],
       namespaces: [],
       memory: undefined,
+      queueOverflows: 0,
       restarts: 0,
       throttledTo: undefined,
       verification: tuning?.verification ?? 'none',

@@ -2,10 +2,18 @@
 import { isZero } from './block-copier.ts';
 import { controllerDifferences, type Difference, namespaceDifferences, reservationObstacles } from './compatibility.ts';
 import type { ControllerFigures, End, EndNamespace, FenceState } from './end.ts';
+import { followed } from './followed.ts';
 import { dirtyRateOf, forecast, readRateOf } from './forecast.ts';
 import type { MoveOptions } from './move-options.ts';
-import type { Finding, MoveForecast, MovePlan, MoveRecord, MoveSpec, PlannedNamespace } from './move-spec.ts';
-import type { SourceVolume } from './volume.ts';
+import type {
+  ChangesBy,
+  Finding,
+  MoveForecast,
+  MovePlan,
+  MoveRecord,
+  MoveSpec,
+  PlannedNamespace,
+} from './move-spec.ts';
 
 /** Answers of an end that a switch waits for, about. */
 const ANSWERS_NAMESPACES = 5;
@@ -58,17 +66,19 @@ class Planner {
       const took = `the switch alone takes about ${Math.ceil(switchMs)} ms, allowed are ${this.#budgetMs} ms`;
       this.#refuse('budget', `The pause would be too long: ${took}; allow a longer one`);
     }
+    const copied = pairs.filter(({ nsid }) => this.#spec.shared?.includes(nsid) !== true);
+    const changes = await this.#changes(copied.map((pair) => pair.source));
     const record: MoveRecord = {
       spec: this.#spec,
       subnqn: source.subnqn,
       epoch: String(epoch),
       namespaces,
+      ...(changes === undefined ? {} : { changes }),
       ...(this.#options.context === undefined ? {} : { context: this.#options.context }),
     };
-    const copied = pairs.filter(({ nsid }) => this.#spec.shared?.includes(nsid) !== true);
     const observeMs = this.#options.tuning?.observeMs ?? 0;
     const isPossible = this.#refusals.length === 0 && copied.length > 0 && observeMs > 0;
-    const sources = copied.map(({ source }) => source.source);
+    const sources = copied.map((pair) => pair.source);
     const memoryBytes = (this.#options.memory?.ranges ?? []).reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     this.#allocatedBytes += memoryBytes;
     return {
@@ -78,7 +88,7 @@ class Planner {
       allocatedBytes: this.#allocatedBytes,
       memoryBytes,
       switchMs,
-      ...(isPossible ? { forecast: await this.#forecast(sources, observeMs, switchMs) } : {}),
+      ...(isPossible ? { forecast: await this.#forecast(record, sources, observeMs, switchMs) } : {}),
     };
   }
 
@@ -317,8 +327,43 @@ class Planner {
     for (const difference of found ?? []) this.#refuse('compatibility', difference);
   }
 
-  async #forecast(sources: readonly SourceVolume[], observeMs: number, switchMs: number): Promise<MoveForecast> {
+  /** The bitmap has the changes of everybody, so it is taken where it is there. */
+  async #changes(namespaces: readonly EndNamespace[]): Promise<ChangesBy | undefined> {
+    if (namespaces.length === 0) return undefined;
+    const { source, tuning } = this.#options;
+    const { kind, controller } = this.#spec;
+    const wanted = tuning?.changes ?? 'auto';
+    if (wanted !== 'queue') {
+      const without: number[] = [];
+      for (const one of namespaces) if ((await one.followsChanges?.()) === false) without.push(one.identity.nsid);
+      if (without.length === 0) return 'bitmap';
+      if (wanted === 'bitmap' || kind === 'namespaces' || controller === undefined) {
+        const remedy = 'serve it by a target that does, or move the controller by its queue';
+        this.#refuse('changes', `${source.name} keeps no log of changes of namespace ${list(without)}: ${remedy}`);
+        return undefined;
+      }
+    }
+    if (kind === 'namespaces') {
+      const why = 'a queue has the changes of one controller, and hosts may come at any time';
+      this.#refuse('changes', `Namespaces cannot be followed by queue, ${why}: use the bitmap`);
+      return undefined;
+    }
+    if (controller === undefined || this.#refusals.length > 0) return undefined;
+    const queue = source.controller(controller.source).changes;
+    const nsids = namespaces.map(({ identity }) => identity.nsid);
+    const obstacles = (await queue?.obstacles(nsids)) ?? [`${source.name} has no queue of changes: use the bitmap`];
+    for (const obstacle of obstacles) this.#refuse('changes', obstacle);
+    return 'queue';
+  }
+
+  async #forecast(
+    record: MoveRecord,
+    namespaces: readonly EndNamespace[],
+    observeMs: number,
+    switchMs: number,
+  ): Promise<MoveForecast> {
     const { clock, tuning, signal } = this.#options;
+    const { sources } = followed(this.#options, record, namespaces);
     const dirtyBytesPerSecond = await dirtyRateOf(sources, observeMs, clock);
     const limit = tuning?.bytesPerSecond ?? Number.POSITIVE_INFINITY;
     const copyBytesPerSecond = Math.min(limit, await readRateOf(sources, observeMs, clock, signal));

@@ -10,10 +10,15 @@ export interface BlockRun {
   readonly blockCount: number;
 }
 
+export interface ChangedRun extends BlockRun {
+  /** The blocks read zero since: there is nothing to read. */
+  readonly isDeallocated?: boolean;
+}
+
 /** What was changed up to a moment; what is changed later is in the next one, whenever this one is acknowledged. */
 export interface ChangeSnapshot {
   /** Ascending; may name blocks that were not changed, never leaves one out. */
-  readonly runs: readonly BlockRun[];
+  readonly runs: readonly ChangedRun[];
   /** False: there were more than it can name; those are in the next one. */
   readonly complete: boolean;
   /** They are copied: the source forgets them. Until then it gives the same snapshot again, also to another orchestrator. */
@@ -44,6 +49,11 @@ export interface DestinationVolume {
   clear(slba: number, blockCount: number): Promise<void>;
   /** What was written and cleared before is durable. */
   flush(): Promise<void>;
+}
+
+/** Those whose content has to be read. */
+export function withContent(runs: readonly ChangedRun[]): readonly BlockRun[] {
+  return runs.filter(({ isDeallocated }) => isDeallocated !== true);
 }
 
 export function blocksIn(runs: readonly BlockRun[]): number {

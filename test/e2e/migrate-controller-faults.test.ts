@@ -6,6 +6,7 @@
 import fs from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { expect } from 'chai';
+import type { MoveReport } from '../../src/orchestrator/move-report.ts';
 import { ControllerPair, OTHER, type Side } from '../support/controller-pair.ts';
 import type { KillAt } from '../support/kill-at.ts';
 import { MigrateProcess, type MigrateProcessOptions } from '../support/migrate-process.ts';
@@ -25,6 +26,11 @@ const OK = 0;
 const REFUSED = 5;
 const KILLED = null;
 const PATIENCE_S = 10;
+const BY_QUEUE = ['--changes', 'queue'];
+/** Room for no more than a lane's next write: full again and again. */
+const BY_FULL_QUEUE = [...BY_QUEUE, '--queue-entries', '2'];
+/** In turn, so that every kind of kill meets each. */
+const CHANGES: readonly (readonly string[])[] = [[], BY_QUEUE, BY_FULL_QUEUE];
 /** By chance, and then the whole of the tables: NVMEFERRY_KILLS=50. */
 const KILLS = Number(process.env.NVMEFERRY_KILLS ?? 0);
 const IS_WHOLE = process.env.NVMEFERRY_KILLS !== undefined;
@@ -148,12 +154,14 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
     await pair?.close();
   });
 
+  let moves = 0;
   const begin = ({
     patience = PATIENCE_S,
+    changes = CHANGES[moves++ % CHANGES.length]!,
     ...options
-  }: MigrateProcessOptions & { patience?: number }): MigrateProcess =>
+  }: MigrateProcessOptions & { patience?: number; changes?: readonly string[] }): MigrateProcess =>
     new MigrateProcess(
-      [...pair!.arguments(at), '--overwrite', '--blackout', '20000', '--patience', `${patience}`],
+      [...pair!.arguments(at), ...changes, '--overwrite', '--blackout', '20000', '--patience', `${patience}`],
       options,
     );
   const recover = (verb: Verb, options: MigrateProcessOptions = {}): MigrateProcess =>
@@ -191,13 +199,23 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
     expect(guest.strays, 'no completion twice').to.equal(0);
   }
 
-  it('nobody is killed', async () => {
-    const from = at;
-    const process = begin({});
-    expect(await process.ended, process.stderr).to.equal(OK);
-    await settle(OK, '--resume');
-    expect([at, guest.resets]).to.deep.equal([OTHER[from], 0]);
-  });
+  for (const [by, changes] of Object.entries({
+    bitmap: CHANGES[0]!,
+    queue: BY_QUEUE,
+    'queue that becomes full': BY_FULL_QUEUE,
+  })) {
+    it(`nobody is killed, by the ${by}`, async () => {
+      const from = at;
+      const process = begin({ changes });
+      expect(await process.ended, process.stderr).to.equal(OK);
+      const report = process.report as unknown as MoveReport;
+      expect(report.record?.changes).to.equal(by.split(' ')[0]);
+      if (changes === BY_FULL_QUEUE) expect(report.queueOverflows).to.be.greaterThan(0);
+      else expect(report.queueOverflows).to.equal(0);
+      await settle(OK, '--resume');
+      expect([at, guest.resets]).to.deep.equal([OTHER[from], 0]);
+    });
+  }
 
   describe('of the orchestrator', () => {
     const BEFORE = ['close-destination', 'pre-copy', 'suspend', 'close-source', 'last-copy', 'state'];

@@ -20,12 +20,14 @@ function specOf({ kind, modes, destinationWasOpen }: Scenario): MoveSpec {
   };
 }
 
-function tuningOf({ blackoutBudgetMs, whenStuck, verification }: Scenario): MoveTuning {
+function tuningOf({ blackoutBudgetMs, whenStuck, verification, changes, queueEntries }: Scenario): MoveTuning {
   return {
     blackoutBudgetMs,
     blackoutLimitMs: 4000,
     whenStuck,
     verification,
+    changes,
+    queueEntries,
     chunkBytes: CHUNK_BYTES,
     inFlightBytes: 4 * CHUNK_BYTES,
     roundsMax: 20,

@@ -47,10 +47,38 @@ const atJournal =
   (change: (journal: MoveJournal) => Partial<MoveJournal>): Plant =>
   (tools) => ({ ...tools, journal: like(tools.journal, change(tools.journal)) });
 
+/** The source's blocks as the queue of the controller has them. */
+const withQueued = (
+  end: End,
+  change: (volume: SourceVolume, controller: EndController) => Partial<SourceVolume>,
+): End =>
+  withController(end, (controller) => {
+    const { changes } = controller;
+    if (changes === undefined) return {};
+    const follow: typeof changes.follow = (namespaces, entries) => {
+      const followed = changes.follow(namespaces, entries);
+      return like(followed, { sources: followed.sources.map((volume) => like(volume, change(volume, controller))) });
+    };
+    return { changes: like(changes, { follow }) };
+  });
+
 const nothing = async (): Promise<void> => {};
 const NO_CHANGES: ChangeSnapshot = { runs: [], complete: true, acknowledge: nothing };
 
 export const PLANTED: Readonly<Record<string, Plant>> = {
+  'the queue is not drained to its end': atSource((end) =>
+    withQueued(end, (volume, controller) => ({
+      changes: async () => ((await controller.isSuspended()) ? NO_CHANGES : volume.changes()),
+    })),
+  ),
+  'what the queue says is deallocated is left as it was': atSource((end) =>
+    withQueued(end, (volume) => ({
+      changes: async () => {
+        const snapshot = await volume.changes();
+        return { ...snapshot, runs: snapshot.runs.filter(({ isDeallocated }) => isDeallocated !== true) };
+      },
+    })),
+  ),
   'the source is never closed': atSource((end) =>
     withNamespaces(end, (namespace) => {
       let pretended: bigint | undefined;

@@ -40,6 +40,8 @@ export interface Scenario {
   readonly blackoutBudgetMs: number;
   readonly whenStuck: 'refuse' | 'cut' | 'throttle';
   readonly verification: 'none' | 'sampled' | 'full';
+  readonly changes: 'bitmap' | 'queue';
+  readonly queueEntries: number;
   readonly faults: readonly Fault[];
   /** After the first, second... end of an orchestrator that leaves work behind; then `resume`. */
   readonly operator: readonly ('resume' | 'abort')[];
@@ -95,6 +97,7 @@ function someFault(random: Random, blockCount: number): Fault {
 
 export function scenarioOf(seed: number): Scenario {
   const random = randomOf(seed);
+  const ofQueue = randomOf(~seed);
   const kind = random.oneIn(2) ? 'namespaces' : 'controller';
   const blockCount = random.pick([24, 64, 160]);
   const mode = (): 'copied' | 'shared' => (kind === 'controller' && random.oneIn(3) ? 'shared' : 'copied');
@@ -114,6 +117,8 @@ export function scenarioOf(seed: number): Scenario {
     blackoutBudgetMs: random.pick([40, 100, 300]),
     whenStuck: random.pick(['refuse', 'cut', 'throttle'] as const),
     verification: random.pick(['none', 'none', 'sampled', 'full'] as const),
+    changes: kind === 'controller' && ofQueue.oneIn(2) ? 'queue' : 'bitmap',
+    queueEntries: ofQueue.pick([2, 5, 30, 1000]),
     faults: Array.from({ length: faultCount }, () => someFault(random, blockCount)),
     operator: Array.from({ length: 4 }, () => (random.oneIn(3) ? ('abort' as const) : ('resume' as const))),
   };
@@ -133,6 +138,8 @@ export function* smaller(scenario: Scenario): Generator<Scenario> {
   if (scenario.hostsKnowDestination) yield { ...scenario, hostsKnowDestination: false };
   if (scenario.movesMemory) yield { ...scenario, movesMemory: false };
   if (scenario.hasReservations) yield { ...scenario, hasReservations: false };
+  if (scenario.changes === 'queue') yield { ...scenario, changes: 'bitmap' };
+  if (scenario.queueEntries < 1000) yield { ...scenario, queueEntries: 1000 };
   if (scenario.verification !== 'none') yield { ...scenario, verification: 'none' };
   if (operator.includes('abort')) yield { ...scenario, operator: operator.map(() => 'resume' as const) };
 }

@@ -3,6 +3,7 @@ import { LifecycleInput, LifecycleState, lifecycle } from '../../src/migration/l
 import { DNR, SpecificStatus, Status } from '../../src/spec/status.ts';
 import { NvmeStatusError } from '../../src/util/error.ts';
 import { type HostAnswer, INTERNAL_ERROR } from './sim-host-io.ts';
+import type { SimQueue } from './sim-queue.ts';
 import { COMPLETION_PAGE, QUEUE_ENTRIES, type SimRam, slotPage } from './sim-ram.ts';
 import { type Session, type SimTarget, sequenceError } from './sim-target.ts';
 import { Violation } from './violation.ts';
@@ -38,6 +39,8 @@ export class SimController {
   attachment: Attachment | undefined;
   /** Pages written since the last report. */
   tracked: { readonly owner: Session; pages: Set<number> } | undefined;
+  /** Where its changes are logged. */
+  queue: SimQueue | undefined;
   #inFlight = 0;
   /** Resets so far: what was fetched before one has no completion. */
   #resets = 0;
@@ -83,6 +86,7 @@ export class SimController {
     this.#inFlight = 0;
     this.suspender = undefined;
     this.#step(LifecycleInput.Reset, 'reset');
+    this.queue?.log.resume();
     this.#released();
   }
 
@@ -103,7 +107,7 @@ export class SimController {
     this.#inFlight++;
     const namespace = this.#target.namespaces.get(command.nsid);
     const answer: HostAnswer | undefined =
-      namespace === undefined ? { status: INTERNAL_ERROR, values: [] } : await namespace.execute(command);
+      namespace === undefined ? { status: INTERNAL_ERROR, values: [] } : await namespace.execute(command, this);
     if (answer === undefined || this.#target.life !== this.#life || resets !== this.#resets) return;
     this.#inFlight--;
     this.#complete(ram, command.cid, answer);
@@ -143,6 +147,7 @@ export class SimController {
     this.#step(LifecycleInput.Suspend, 'Suspend');
     this.suspender = session;
     while (this.#inFlight > 0) await new Promise<void>((resolve) => this.#quiet.push(resolve));
+    if (this.isSuspended) this.queue?.log.suspend();
   }
 
   resume(): void {
@@ -153,6 +158,7 @@ export class SimController {
 
   #run(): void {
     this.suspender = undefined;
+    this.queue?.log.resume();
     this.attachment?.interrupt();
     this.work();
   }
@@ -188,6 +194,7 @@ export class SimController {
 
   managerLeft(session: Session): void {
     if (this.tracked?.owner === session) this.tracked = undefined;
+    if (this.queue?.owner === session) this.queue = undefined;
     if (this.suspender !== session) return;
     this.suspender = undefined;
     // a fence that is closed holds it

@@ -16,6 +16,7 @@ import type { Orchestrator } from './orchestrator-process.ts';
 import { BLOCK_SIZE } from './sim-disk.ts';
 import type { SimFront } from './sim-front.ts';
 import type { SimLink } from './sim-link.ts';
+import { SimChangeQueue } from './sim-queue.ts';
 import { PAGE_BYTES, PAGES } from './sim-ram.ts';
 import { type Session, type SimNamespace, type SimTarget, sequenceError } from './sim-target.ts';
 
@@ -212,11 +213,13 @@ class SimEndNamespace implements EndNamespace {
 
 class SimEndController implements EndController {
   readonly cntlid: number;
+  readonly changes: SimChangeQueue;
   readonly #link: SimLink;
 
   constructor(link: SimLink, cntlid: number) {
     this.#link = link;
     this.cntlid = cntlid;
+    this.changes = new SimChangeQueue(link, cntlid, link.process.clock);
   }
 
   /** Looked up at each command: a process that was started again has another one. */

@@ -35,6 +35,10 @@ export class SimLink {
     this.#forget = target.onEnd(() => this.breakNow());
   }
 
+  get process(): Orchestrator {
+    return this.#process;
+  }
+
   get target(): SimTarget {
     return this.#target;
   }

@@ -130,7 +130,7 @@ export class SimNamespace {
   }
 
   /** A command of a host or a guest. Undefined: the process ended meanwhile. */
-  async execute(command: HostCommand): Promise<HostAnswer | undefined> {
+  async execute(command: HostCommand, controller?: SimController): Promise<HostAnswer | undefined> {
     const target = this.#target;
     const { life } = target;
     if (!this.fence.isOpen) return { status: INACCESSIBLE, values: [] };
@@ -145,7 +145,10 @@ export class SimNamespace {
     target.observer.executes(target, command);
     const values = this.#act(command);
     // not before: a snapshot in between would be copied without it, and forgotten
-    if (writes) this.mark(command.slba, command.blockCount);
+    if (writes) {
+      this.mark(command.slba, command.blockCount);
+      controller?.queue?.log.changed(this.nsid, command.slba, command.blockCount, command.opcode === 'deallocate');
+    }
     await target.latency();
     if (target.life !== life) return undefined;
     this.#inFlight--;

@@ -1,7 +1,8 @@
 /** What commander makes of the options of `migrate`. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { isNvmeUri } from '../../initiator/uri.ts';
-import type { Verification, WhenStuck } from '../../orchestrator/move-spec.ts';
+import { QUEUE_ENTRIES_MAX, QUEUE_ENTRIES_MIN } from '../../orchestrator/followed.ts';
+import type { MoveTuning, Verification, WhenStuck } from '../../orchestrator/move-spec.ts';
 import type { VmMemoryRegion } from '../../orchestrator/vm-memory.ts';
 import { ConfigError } from '../../util/error.ts';
 import { parseBytes, parseInteger } from '../host/address.ts';
@@ -30,6 +31,8 @@ export interface MigrateFlags {
   readonly throttle?: boolean;
   readonly whenStuck: WhenStuck | 'ask';
   readonly verify: Verification;
+  readonly changes: NonNullable<MoveTuning['changes']>;
+  readonly queueEntries?: number;
   readonly patience: number;
   readonly journal?: string;
   readonly dryRun?: boolean;
@@ -42,6 +45,13 @@ export interface MigrateFlags {
 
 const VERIFICATIONS: readonly Verification[] = ['none', 'sampled', 'full'];
 const WHEN_STUCK: readonly (WhenStuck | 'ask')[] = ['refuse', 'ask', 'throttle', 'cut'];
+
+function parseQueueEntries(text: string): number {
+  const value = parseInteger(text);
+  if (value < QUEUE_ENTRIES_MIN || value > QUEUE_ENTRIES_MAX)
+    throw new InvalidArgumentError(`${QUEUE_ENTRIES_MIN} to ${QUEUE_ENTRIES_MAX} are possible.`);
+  return value;
+}
 
 const nsidList = (text: string, before: number[] = []): number[] => [...before, parsePositive(text)];
 
@@ -130,6 +140,15 @@ export function addMigrateOptions(command: Command): Command {
     .addOption(
       new Option('--verify <mode>', 'compare both sides before the switch').choices([...VERIFICATIONS]).default('none'),
     )
+    .addOption(
+      new Option(
+        '--changes <source>',
+        'where the source tells what was changed: its bitmap, or the queue of the controller',
+      )
+        .choices(['auto', 'bitmap', 'queue'])
+        .default('auto'),
+    )
+    .option('--queue-entries <count>', 'changes that the queue has room for (default: 32767)', parseQueueEntries)
     .option('--patience <seconds>', 'how long an end that is gone is waited for, once hosts wait', parsePositive, 60)
     .option('--journal <file>', 'where the steps are written down (default: in ~/.local/state/nvmeferry)')
     .option('--dry-run', 'look at both ends and say what would be, nothing more')

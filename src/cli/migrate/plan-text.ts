@@ -2,6 +2,10 @@
 import type { MovePlan } from '../../orchestrator/move-spec.ts';
 import { bytesText, durationText, rateText } from './units.ts';
 
+function changesText({ record: { changes } }: MovePlan): string {
+  return changes === 'queue' ? ', changes by the queue of the controller' : '';
+}
+
 export function planText(plan: MovePlan, source: string, destination: string): string {
   const { record, refusals, warnings, allocatedBytes, memoryBytes, switchMs, forecast } = plan;
   const { controller } = record.spec;
@@ -18,7 +22,7 @@ export function planText(plan: MovePlan, source: string, destination: string): s
         : `namespace ${nsid}: ${size}, copied`;
     }),
     ...(memoryBytes === 0 ? [] : [`memory of the VM: ${bytesText(memoryBytes)}, copied`]),
-    `to copy: ${bytesText(allocatedBytes)}; epoch ${record.epoch}`,
+    `to copy: ${bytesText(allocatedBytes)}${changesText(plan)}; epoch ${record.epoch}`,
   ];
   if (forecast !== undefined) {
     const { copyBytesPerSecond, dirtyBytesPerSecond, totalMs, blackoutMs } = forecast;

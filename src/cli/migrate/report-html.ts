@@ -64,6 +64,7 @@ function figures(report: MoveReport): string {
   rows.push(['copied', bytesText(moved)]);
   if (minimum > 0) rows.push(['of what had to be', `${bytesText(minimum)}, ${(moved / minimum).toFixed(2)} x`]);
   if (report.throttledTo !== undefined) rows.push(['writes held to', rateText(report.throttledTo)]);
+  if (report.queueOverflows > 0) rows.push(['queue of changes full', `${report.queueOverflows} times`]);
   if (report.restarts > 0) rows.push(['copying begun again', `${report.restarts} times`]);
   rows.push(['verification', report.verification]);
   return table(['', ''], rows);

@@ -24,6 +24,7 @@ export function reportText(report: MoveReport): string {
   }
   if (memory !== undefined) lines.push(`memory: ${bytesText(memory.copiedBytes)} copied`);
   if (report.throttledTo !== undefined) lines.push(`hosts were held to ${rateText(report.throttledTo)} of writes`);
+  if (report.queueOverflows > 0) lines.push(`the queue of changes was full ${report.queueOverflows} times`);
   if (report.restarts > 0) lines.push(`copying began again ${report.restarts} times`);
   lines.push(...steps.map(({ step, durationMs }) => `  ${step.padEnd(18)} ${durationText(durationMs)}`));
   lines.push(...warnings.map((message) => `warning: ${message}`));

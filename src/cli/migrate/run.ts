@@ -83,12 +83,14 @@ async function journalPath(source: string, flags: MigrateFlags): Promise<string>
 }
 
 function tuningOf(flags: MigrateFlags): NonNullable<MoveOptions['tuning']> {
-  const { blackout, blackoutLimit, rate, verify, throttle, whenStuck, patience } = flags;
+  const { blackout, blackoutLimit, rate, verify, changes, queueEntries, throttle, whenStuck, patience } = flags;
   return {
     blackoutBudgetMs: blackout,
     blackoutLimitMs: blackoutLimit,
     bytesPerSecond: rate,
     verification: verify,
+    changes,
+    queueEntries,
     whenStuck: throttle === true ? 'throttle' : whenStuck === 'ask' ? 'refuse' : whenStuck,
     patienceMs: patience * 1000,
   };

@@ -46,6 +46,7 @@ function made(fields: Partial<MoveReport> = {}): MoveReport {
     ],
     memory: undefined,
     restarts: 0,
+    queueOverflows: 0,
     throttledTo: undefined,
     verification: 'full',
     blackoutBudgetMs: 300,

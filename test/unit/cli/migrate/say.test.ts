@@ -63,6 +63,7 @@ function emptyReport(): MoveReport {
     namespaces: [],
     memory: undefined,
     restarts: 0,
+    queueOverflows: 0,
     throttledTo: undefined,
     verification: 'none',
     blackoutBudgetMs: 300,
