@@ -4,7 +4,7 @@
  */
 import { assert } from '../util/assert.ts';
 import type { BlockCopier } from './block-copier.ts';
-import { MoveError } from './move-error.ts';
+import { MoveError, resized } from './move-error.ts';
 import type { Verification } from './move-spec.ts';
 import type { RateLimit } from './rate-limit.ts';
 import type { Stream } from './stream.ts';
@@ -44,6 +44,8 @@ export class BlockStream implements Stream {
   /** What was changed and is not copied yet. */
   #left: ChangeSnapshot | undefined;
   readonly #unverified: Unverified | undefined;
+  /** As the move began. */
+  readonly #blockCount: number;
   /** They differed while the source could change: the next look tells why. */
   #suspects = new Set<number>();
   allocatedBytes = 0;
@@ -56,6 +58,7 @@ export class BlockStream implements Stream {
     this.#options = options;
     this.name = options.name;
     const { source, verification = 'none' } = options;
+    this.#blockCount = source.blockCount;
     if (verification !== 'none') this.#unverified = new Unverified(source.blockSize, source.blockCount);
   }
 
@@ -102,11 +105,26 @@ export class BlockStream implements Stream {
   async look(): Promise<number> {
     const { source } = this.#options;
     const left = await source.changes();
+    this.#mustFit(left);
     this.#left = left;
     this.#note(left.runs);
     if (left.complete) this.#judgeSuspects(left.runs);
     // of changes that do not fit a snapshot only a bound is known
     return (left.complete ? blocksIn(withContent(left.runs)) : source.blockCount) * source.blockSize;
+  }
+
+  /** @throws MoveError if the namespace was resized meanwhile */
+  #mustFit({ runs }: ChangeSnapshot): void {
+    const { name, source } = this.#options;
+    const last = runs.at(-1);
+    const blockCount = Math.max(source.blockCount, last === undefined ? 0 : last.slba + last.blockCount);
+    if (blockCount === this.#blockCount) return;
+    const { blockSize } = source;
+    throw resized(
+      `${name[0]!.toUpperCase()}${name.slice(1)}`,
+      { blockSize, blockCount: this.#blockCount },
+      { blockSize, blockCount },
+    );
   }
 
   #note(runs: readonly BlockRun[]): void {
@@ -129,6 +147,7 @@ export class BlockStream implements Stream {
       this.#left = undefined;
       if (left.complete) break;
       this.#left = await source.changes();
+      this.#mustFit(this.#left);
       this.#note(this.#left.runs);
     }
   }

@@ -81,6 +81,8 @@ export interface EndNamespace {
   setReservations(status: Uint8Array | undefined, epoch: bigint): Promise<void>;
   /** Bytes a second that hosts may write; undefined: as many as they like. */
   limitWrites(bytesPerSecond: number | undefined): Promise<void>;
+  /** As it is now: `identity` is of when it was looked at. Absent: it does not change. */
+  size?(): Promise<{ readonly blockSize: number; readonly blockCount: number }>;
   /** `source` can follow what changes, whoever changes it. Absent: it can. */
   followsChanges?(): Promise<boolean>;
 }

@@ -74,6 +74,14 @@ export class FabricNamespace implements EndNamespace {
     await this.#end.repeat(({ migration }) => migration.setReservations(this.identity.nsid, status, epoch));
   }
 
+  async size(): Promise<{ readonly blockSize: number; readonly blockCount: number }> {
+    return this.#end.repeat(async ({ controller }) => {
+      const { nsze, flbas, lbaf } = await controller.management.identifyAllocated(this.identity.nsid);
+      const { lbads, ms } = lbaf[(flbas & 0x0f) | ((flbas & 0x60) >> 1)]!;
+      return { blockSize: 2 ** lbads + ((flbas & 0x10) === 0 ? 0 : ms), blockCount: Number(nsze) };
+    });
+  }
+
   async followsChanges(): Promise<boolean> {
     return this.#end.repeat(({ migration }) => migration.canTrackChanges(this.identity.nsid));
   }

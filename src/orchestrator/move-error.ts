@@ -42,6 +42,19 @@ export function isSuperseded(error: unknown): boolean {
   return error instanceof NvmeStatusError && (error.status & STATUS_MASK) === COMMAND_SEQUENCE_ERROR;
 }
 
+interface Size {
+  readonly blockSize: number;
+  readonly blockCount: number;
+}
+
+/** A namespace is not as it was planned: whatever was copied, hosts would find another one. */
+export function resized(what: string, before: Size, now: Size): MoveError {
+  const text = ({ blockSize, blockCount }: Size): string => `${blockCount} blocks of ${blockSize} bytes`;
+  const remedy = 'move it again as it is now, to one of the same size';
+  const message = `${what} has ${text(now)}, it had ${text(before)} when the move began: ${remedy}`;
+  return new MoveError('NVMEOF_ERR_MOVE_FAILED', message, 'as-before');
+}
+
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

@@ -6,7 +6,7 @@ import { TransportError } from '../util/error.ts';
 import type { DeviceFront, EndNamespace } from './end.ts';
 import { FRONT_GONE } from './front-control.ts';
 import type { JournalEntry } from './journal.ts';
-import { all, isSuperseded, MoveError, messageOf } from './move-error.ts';
+import { all, isSuperseded, MoveError, messageOf, resized } from './move-error.ts';
 import type { MoveRecord } from './move-spec.ts';
 import type { MoveWork } from './move-work.ts';
 
@@ -120,6 +120,8 @@ export const BEFORE_COMMIT: readonly Step[] = [
         work.noteFigures();
       }
       await all(await work.pairs(), async ({ planned, source, destination }) => {
+        await sameSize(planned, source, work.options.source.name);
+        await sameSize(planned, destination, work.options.destination.name);
         const status = await source.reservations();
         // where nobody has registered at either end there is nothing to say
         if (status === undefined && planned.destinationReservations === undefined) return;
@@ -168,6 +170,17 @@ export const AFTER_COMMIT: readonly Step[] = [
 
 export function stepsOf(steps: readonly Step[], record: MoveRecord): readonly Step[] {
   return steps.filter(({ kind }) => kind === undefined || kind === record.spec.kind);
+}
+
+/** Nobody copies what a namespace grew by, and hosts would find another size there. */
+async function sameSize(
+  { nsid, blockSize, blockCount }: MoveRecord['namespaces'][number],
+  namespace: EndNamespace,
+  at: string,
+): Promise<void> {
+  const now = await namespace.size?.();
+  if (now === undefined || (now.blockSize === blockSize && now.blockCount === blockCount)) return;
+  throw resized(`Namespace ${nsid} at ${at}`, { blockSize, blockCount }, now);
 }
 
 async function eachAt(
