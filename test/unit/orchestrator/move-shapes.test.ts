@@ -2,7 +2,7 @@
 import { expect } from 'chai';
 import { MemoryBackend } from '../../../src/backend/memory.ts';
 import { HostController } from '../../../src/initiator/controller.ts';
-import type { DeviceFront } from '../../../src/orchestrator/end.ts';
+import type { DeviceFront, End } from '../../../src/orchestrator/end.ts';
 import { FabricEnd } from '../../../src/orchestrator/fabric-end.ts';
 import { Move } from '../../../src/orchestrator/move.ts';
 import { MoveError } from '../../../src/orchestrator/move-error.ts';
@@ -73,6 +73,29 @@ class Side {
     await this.target.close();
   }
 }
+
+/** That object, but for one method. */
+function but<T extends object>(object: T, name: keyof T, method: unknown): T {
+  return new Proxy(object, {
+    get(target, asked): unknown {
+      if (asked === name) return method;
+      const value: unknown = Reflect.get(target, asked, target);
+      return typeof value === 'function' ? (value as () => unknown).bind(target) : value;
+    },
+  });
+}
+
+/** A target that has the queue only. */
+const withoutBitmap = (end: End): End =>
+  but(end, 'namespaces', async () =>
+    (await end.namespaces()).map((namespace) => but(namespace, 'followsChanges', async () => false)),
+  );
+
+const messageOf = (move: Promise<unknown>): Promise<string> =>
+  move.then(
+    () => 'no failure',
+    (error: Error) => error.message,
+  );
 
 describe('moves of namespaces of different shapes', function () {
   this.timeout(30_000);
@@ -149,9 +172,13 @@ describe('moves of namespaces of different shapes', function () {
     await deallocate(3, SHAPES[2].blockCount / 2, 64);
   }
 
-  function move(tuning: MoveTuning, onEvent: (event: MoveEvent) => void = () => {}): Promise<MoveReport> {
+  function move(
+    tuning: MoveTuning,
+    onEvent: (event: MoveEvent) => void = () => {},
+    source: End = a.end,
+  ): Promise<MoveReport> {
     return new Move({
-      source: a.end,
+      source,
       destination: b.end,
       front,
       journal: new ModelJournal(),
@@ -238,6 +265,51 @@ describe('moves of namespaces of different shapes', function () {
       });
     }
   }
+
+  it('the bitmap is taken where there is one, else the queue, and what is asked for is refused where it is not there', async () => {
+    await fill();
+    const source = withoutBitmap(a.end);
+    expect(await messageOf(move({ changes: 'bitmap' }, undefined, source))).to.match(
+      /no log of changes of namespace 1, 2, 3/,
+    );
+    const options = { destination: b.end, journal: new ModelJournal(), clock: systemClock };
+    const ofHosts = (end: End, changes: 'auto' | 'queue'): Promise<MoveReport> =>
+      new Move({ ...options, source: end, spec: { kind: 'namespaces' }, tuning: { changes } }).run();
+    expect(await messageOf(ofHosts(a.end, 'queue'))).to.match(/hosts may come at any time: use the bitmap/);
+    expect(await messageOf(ofHosts(source, 'auto'))).to.match(/no log of changes/);
+    const { record, outcome } = await move({}, undefined, source);
+    expect([record?.changes, outcome]).to.deep.equal(['queue', 'moved']);
+    await expectAll(b);
+  });
+
+  const host = (): Promise<HostController> =>
+    HostController.connect({
+      ...{ address: '127.0.0.1', port: a.target.port.service, subnqn: SUBSYSTEM_NQN, katoMs: 0 },
+      hostnqn: 'nqn.2024-01.org.example:host',
+    });
+
+  it('the queue is refused while another controller may write, and one that comes later ends the move', async () => {
+    await fill();
+    const first = await host();
+    const other = /controller \d+ may change namespace 1 as well, and the queue has the changes of one only: detach it/;
+    expect(await messageOf(move({ changes: 'queue' }))).to.match(other);
+    await first.close();
+    let late: Promise<HostController> | undefined;
+    const slow = { changes: 'queue', bytesPerSecond: 4 << 20 } as const;
+    const said = await messageOf(
+      move(slow, (event) => {
+        if (isBegun(event, 'pre-copy')) late = host();
+      }),
+    );
+    expect(said)
+      .to.match(other)
+      .and.to.match(/everything is as before/);
+    await (await late)?.close();
+    await write(1, 3, 9);
+    await expectAll(a);
+    expect((await move({})).record?.changes).to.equal('bitmap');
+    await expectAll(b);
+  });
 
   it('a destination that is larger or smaller is refused before anything is touched', async () => {
     for (const blockCount of [4096, 1024]) {
