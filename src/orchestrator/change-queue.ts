@@ -127,6 +127,8 @@ export class ChangeQueue {
     }
     const { snapshot, from } = followed;
     const { runs, next } = snapshot.runs(from, RUNS_MAX);
+    // nobody acknowledges that nothing has changed
+    if (runs.length === 0) followed.snapshot = undefined;
     return {
       runs,
       complete: next === undefined,

@@ -1,10 +1,13 @@
 /** Following namespaces by what one controller logs, over NVMe/TCP: who may, and that nobody else changes them. */
 import { TrackingAttribute } from '../spec/migration.ts';
-import { NvmeofError } from '../util/error.ts';
+import { Status } from '../spec/status.ts';
+import { NvmeofError, NvmeStatusError } from '../util/error.ts';
 import { ChangeQueue, QueuedSource } from './change-queue.ts';
 import type { EndChangeQueue, EndNamespace, FollowedByQueue } from './end.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
 import { FabricQueue } from './fabric-queue.ts';
+
+const STATUS_MASK = 0x7ff;
 
 export class FabricChangeQueue implements EndChangeQueue {
   readonly #end: FabricEnd;
@@ -30,7 +33,7 @@ export class FabricChangeQueue implements EndChangeQueue {
 
   /** Controllers of hosts and guests that have the namespace as well. */
   async #others({ controller }: Link, nsid: number): Promise<readonly number[]> {
-    const attached = await controller.management.controllers(nsid);
+    const attached = await attachedTo(controller, nsid);
     const unknown = attached.filter((cntlid) => cntlid !== this.#cntlid && cntlid !== controller.cntlid);
     if (unknown.length === 0) return unknown;
     // managers are none of them
@@ -53,6 +56,17 @@ export class FabricChangeQueue implements EndChangeQueue {
         return queue.overflows;
       },
     };
+  }
+}
+
+/** Where attachment is nobody's affair, every controller may have it. */
+async function attachedTo({ management }: Link['controller'], nsid: number): Promise<readonly number[]> {
+  try {
+    return await management.controllers(nsid);
+  } catch (error) {
+    const isUnknown = error instanceof NvmeStatusError && (error.status & STATUS_MASK) === Status.InvalidField;
+    if (!isUnknown) throw error;
+    return management.controllers();
   }
 }
 

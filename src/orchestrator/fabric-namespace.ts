@@ -76,9 +76,9 @@ export class FabricNamespace implements EndNamespace {
 
   async size(): Promise<{ readonly blockSize: number; readonly blockCount: number }> {
     return this.#end.repeat(async ({ controller }) => {
-      const { nsze, flbas, lbaf } = await controller.management.identifyAllocated(this.identity.nsid);
-      const { lbads, ms } = lbaf[(flbas & 0x0f) | ((flbas & 0x60) >> 1)]!;
-      return { blockSize: 2 ** lbads + ((flbas & 0x10) === 0 ? 0 : ms), blockCount: Number(nsze) };
+      const namespace = await controller.namespace(this.identity.nsid);
+      await namespace.refresh();
+      return { blockSize: namespace.blockSize, blockCount: namespace.blockCount };
     });
   }
 

@@ -114,14 +114,14 @@ export const BEFORE_COMMIT: readonly Step[] = [
   {
     name: 'last-copy',
     take: async ({ work, signal }) => {
+      await sameSizes(work);
       try {
         await work.preCopy?.finish(signal);
       } finally {
         work.noteFigures();
       }
+      await sameSizes(work);
       await all(await work.pairs(), async ({ planned, source, destination }) => {
-        await sameSize(planned, source, work.options.source.name);
-        await sameSize(planned, destination, work.options.destination.name);
         const status = await source.reservations();
         // where nobody has registered at either end there is nothing to say
         if (status === undefined && planned.destinationReservations === undefined) return;
@@ -173,6 +173,17 @@ export function stepsOf(steps: readonly Step[], record: MoveRecord): readonly St
 }
 
 /** Nobody copies what a namespace grew by, and hosts would find another size there. */
+async function sameSizes(work: MoveWork): Promise<void> {
+  const { options } = work;
+  await all(await work.pairs(), async ({ planned, source, destination }) => {
+    const both = [
+      [source, options.source.name],
+      [destination, options.destination.name],
+    ] as const;
+    await all(both, ([namespace, at]) => sameSize(planned, namespace, at));
+  });
+}
+
 async function sameSize(
   { nsid, blockSize, blockCount }: MoveRecord['namespaces'][number],
   namespace: EndNamespace,

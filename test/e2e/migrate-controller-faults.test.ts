@@ -29,11 +29,11 @@ const PATIENCE_S = 10;
 const BY_QUEUE = ['--changes', 'queue'];
 /** Room for no more than a lane's next write: full again and again. */
 const BY_FULL_QUEUE = [...BY_QUEUE, '--queue-entries', '2'];
-/** In turn, so that every kind of kill meets each. */
-const CHANGES: readonly (readonly string[])[] = [[], BY_QUEUE, BY_FULL_QUEUE];
 /** By chance, and then the whole of the tables: NVMEFERRY_KILLS=50. */
 const KILLS = Number(process.env.NVMEFERRY_KILLS ?? 0);
 const IS_WHOLE = process.env.NVMEFERRY_KILLS !== undefined;
+/** In turn, so that every kind of kill meets each. */
+const CHANGES: readonly (readonly string[])[] = IS_WHOLE ? [[], BY_QUEUE, BY_FULL_QUEUE] : [[]];
 
 /** Writes blocks whose number grows, as fast as it is answered, and knows which was acknowledged last. */
 class Writer {
@@ -200,7 +200,7 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
   }
 
   for (const [by, changes] of Object.entries({
-    bitmap: CHANGES[0]!,
+    bitmap: [],
     queue: BY_QUEUE,
     'queue that becomes full': BY_FULL_QUEUE,
   })) {

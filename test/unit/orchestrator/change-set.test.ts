@@ -60,7 +60,7 @@ describe('ChangeSet', () => {
   it('coarse granules: nothing that was written is left out, and only whole ones are deallocated', () => {
     withSeeds(60, (random) => {
       const blockCount = 1000 + random.below(50);
-      const set = new ChangeSet(blockCount, 130);
+      const set = new ChangeSet(blockCount, 132);
       expect(set.granuleBlocks).to.equal(8);
       const model = new Array<Word>(blockCount).fill('same');
       for (let left = 1 + random.below(20); left > 0; left--) {
