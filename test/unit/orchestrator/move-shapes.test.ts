@@ -241,7 +241,8 @@ describe('moves of namespaces of different shapes', function () {
         expect(moved, 'bytes moved').to.be.at.most(1.1 * minimum);
         // 256 blocks each, and the changes: all else of the tebibyte is not touched
         expect(minimum).to.be.at.most((queueEntries === undefined ? 4 : 16) * (3 << 20));
-        expect(report.namespaces[2]!.readBytes).to.be.at.least(256 * 4096);
+        // some of it may be deallocated before it is read
+        expect(report.namespaces[2]!.readBytes).to.be.at.least(200 * 4096);
         if (queueEntries !== undefined) expect(report.queueOverflows).to.be.greaterThan(0);
         await write(3, 77, 99);
         await expectAll(b);
