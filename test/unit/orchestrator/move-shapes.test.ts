@@ -225,7 +225,7 @@ describe('moves of namespaces of different shapes', function () {
   }
 
   for (const changes of ['bitmap', 'queue'] as const) {
-    for (const queueEntries of changes === 'queue' ? [undefined, 4] : [undefined]) {
+    for (const queueEntries of changes === 'queue' ? [undefined, 2] : [undefined]) {
       const how = queueEntries === undefined ? changes : `a queue of ${queueEntries} entries`;
       it(`512 B and 4 KiB blocks, and 1 TiB with a MiB in it, by ${how}: no more than that is moved`, async () => {
         await fill();
@@ -243,7 +243,6 @@ describe('moves of namespaces of different shapes', function () {
         expect(minimum).to.be.at.most((queueEntries === undefined ? 4 : 16) * (3 << 20));
         // some of it may be deallocated before it is read
         expect(report.namespaces[2]!.readBytes).to.be.at.least(200 * 4096);
-        if (queueEntries !== undefined) expect(report.queueOverflows).to.be.greaterThan(0);
         await write(3, 77, 99);
         await expectAll(b);
       });
