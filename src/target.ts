@@ -36,12 +36,8 @@ export {
   type VfioUserClientOptions,
 } from './transport/vfio-user/client/vfio-user-client.ts';
 export { FrontControlServer } from './transport/vfio-user/front/control-server.ts';
-export {
-  type FrontEvent,
-  type FrontStatus,
-  VfioUserFront,
-  type VfioUserFrontOptions,
-} from './transport/vfio-user/front/front.ts';
+export { VfioUserFront } from './transport/vfio-user/front/front.ts';
+export type { FrontEvent, FrontStatus, VfioUserFrontOptions } from './transport/vfio-user/front/front-options.ts';
 export { VfioUserServer, type VfioUserServerOptions } from './transport/vfio-user/server.ts';
 export { ConfigError, NvmeofError } from './util/error.ts';
 export { type DataPointers, Guest, type GuestCommand, type GuestCompletion, type GuestOptions } from './vm/guest.ts';

@@ -82,7 +82,9 @@ const CONTROLLER_RULES: readonly Rule<ControllerFigures>[] = [
       'has a volatile write cache and the source has none, so nobody flushes: what is written there may be lost with its power; use a backend without',
   },
   {
-    of: (ours, theirs) => lessIf(theirs.awupf < ours.awupf || theirs.awun < ours.awun || theirs.acwu < ours.acwu),
+    // what is whole after a loss of power is what hosts build on
+    of: (ours, theirs) =>
+      theirs.awupf < ours.awupf ? 'less' : noteIf(theirs.awun < ours.awun || theirs.acwu < ours.acwu),
     says: (ours, theirs) => {
       const figures = ({ awun, awupf, acwu }: ControllerFigures): string => `${awun + 1}/${awupf + 1}/${acwu + 1}`;
       return `writes fewer blocks as a whole (AWUN/AWUPF/ACWU ${figures(theirs)}, the source ${figures(ours)}): a write that hosts take for atomic could be torn; use a backend with the same`;
@@ -123,7 +125,8 @@ const WRITE_PROTECTED = 0x01;
 
 const NAMESPACE_RULES: readonly Rule<NamespaceFigures>[] = [
   {
-    of: (ours, theirs) => lessIf(theirs.nawun < ours.nawun || theirs.nawupf < ours.nawupf || theirs.nacwu < ours.nacwu),
+    of: (ours, theirs) =>
+      theirs.nawupf < ours.nawupf ? 'less' : noteIf(theirs.nawun < ours.nawun || theirs.nacwu < ours.nacwu),
     says: (ours, theirs) => {
       const figures = ({ nawun, nawupf, nacwu }: NamespaceFigures): string => `${nawun + 1}/${nawupf + 1}/${nacwu + 1}`;
       return `writes fewer blocks as a whole (NAWUN/NAWUPF/NACWU ${figures(theirs)}, the source ${figures(ours)}): use a backend with the same`;

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import { expect } from 'chai';
 import { FrontControl } from '../../../src/orchestrator/front-control.ts';
 import { type Controlled, FrontControlServer } from '../../../src/transport/vfio-user/front/control-server.ts';
-import type { FrontStatus } from '../../../src/transport/vfio-user/front/front.ts';
+import type { FrontStatus } from '../../../src/transport/vfio-user/front/front-options.ts';
 import { ConfigError } from '../../../src/util/error.ts';
 
 const SOCKETS = { source: '/run/a.sock', destination: '/run/b.sock' };

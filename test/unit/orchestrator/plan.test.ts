@@ -103,9 +103,7 @@ describe('makePlan', () => {
       ['no Compare and Write', 'namespaces', { fuses: 0 }, /lacks fused commands .*FUSES 0x1/],
       ['shorter transfers', 'controller', { mdts: 5 }, /of 2\^5 pages, the source of 2\^8 pages: raise its MDTS/],
       ['a volatile cache', 'controller', { vwc: 1 }, /volatile write cache and the source has none/],
-      ['AWUN', 'namespaces', { awun: 0 }, /AWUN\/AWUPF\/ACWU 1\/8\/8, the source 8\/8\/8/],
       ['AWUPF', 'controller', { awupf: 3 }, /8\/4\/8, the source 8\/8\/8/],
-      ['ACWU', 'controller', { acwu: 0 }, /8\/8\/1, the source 8\/8\/8/],
       ['no ANA', 'namespaces', { cmic: 2 }, /asymmetric access both \(CMIC bit 3\)/],
       ['one controller only', 'namespaces', { cmic: 8 }, /several controllers both \(CMIC bit 1\)/],
     ];
@@ -124,6 +122,8 @@ describe('makePlan', () => {
       ['shorter transfers', 'namespaces', { mdts: 5 }, /raise its MDTS/],
       ['a volatile cache', 'namespaces', { vwc: 1 }, /volatile write cache/],
       ['longer atomic writes', 'namespaces', { awupf: 15 }, /Linux 6\.16 and later wants the same/],
+      ['AWUN', 'namespaces', { awun: 0 }, /AWUN\/AWUPF\/ACWU 1\/8\/8, the source 8\/8\/8/],
+      ['ACWU', 'controller', { acwu: 0 }, /8\/8\/1, the source 8\/8\/8/],
       ['short host identifiers', 'controller', { ctratt: 0 }, /128-bit host identifiers/],
       ['another serial', 'controller', { serial: 'S2' }, /B is M1 S2, the source M1 S1/],
       ['CNTLIDs of the source', 'namespaces', { cntlid: 2 }, /source are 1 to 3, B 2: .*cntlidMin, cntlidMax/],
@@ -148,9 +148,7 @@ describe('makePlan', () => {
 
   describe('namespaces that are less at the destination', () => {
     const refused: readonly (readonly [string, Partial<NamespaceFigures>, RegExp])[] = [
-      ['NAWUN', { nawun: 0 }, /Namespace 1 at B .*NAWUN\/NAWUPF\/NACWU 1\/8\/8, the source 8\/8\/8/],
       ['NAWUPF', { nawupf: 0 }, /8\/1\/8/],
-      ['NACWU', { nacwu: 0 }, /8\/8\/1/],
       ['metadata', { metadataBytes: 8 }, /8 bytes of metadata and protection type 0, the source 0 bytes/],
       ['protection', { protection: 1 }, /format it as the source is/],
       ['private', { nmic: 0 }, /shared both \(NMIC bit 0\)/],
@@ -164,8 +162,10 @@ describe('makePlan', () => {
       });
     }
 
-    it('deallocated blocks that read anything, fewer reservations, protection that stays behind: to be known', async () => {
+    it('shorter atomic writes without a loss of power, deallocated blocks that read anything, fewer reservations, protection that stays behind: to be known', async () => {
       for (const [figures, says] of [
+        [{ nawun: 0 }, /Namespace 1 at B .*NAWUN\/NAWUPF\/NACWU 1\/8\/8, the source 8\/8\/8/],
+        [{ nacwu: 0 }, /8\/8\/1/],
         [{ dlfeat: 0 }, /does not promise that deallocated blocks read zero/],
         [{ rescap: 0x7f }, /lacks RESCAP 0x80/],
       ] as const) {

@@ -9,7 +9,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { dirname } from 'node:path';
 import { ConfigError } from '../../../util/error.ts';
-import type { FrontStatus } from './front.ts';
+import type { FrontStatus } from './front-options.ts';
 
 /** What is controlled. */
 export interface Controlled {

@@ -9,37 +9,25 @@ import fs from 'node:fs';
 import type { FdSocketServer } from '../../../native/fd-socket.ts';
 import { NativeError } from '../../../native/native-error.ts';
 import { Property } from '../../../spec/property.ts';
-import {
-  Errno,
-  IrqSetFlag,
-  RegionIndex,
-  VFIO_USER_HEADER_BYTES,
-  VFIO_USER_MAJOR,
-  VFIO_USER_MINOR,
-  VfioUserCommand,
-  VfioUserFlag,
-} from '../../../spec/vfio-user.ts';
+import { Errno, RegionIndex, VFIO_USER_HEADER_BYTES, VfioUserCommand, VfioUserFlag } from '../../../spec/vfio-user.ts';
 import { type Clock, systemClock, type Timer } from '../../../util/clock.ts';
 import { ConfigError, TransportError } from '../../../util/error.ts';
-import {
-  decodeVersion,
-  deviceInfoCodec,
-  encodeVersion,
-  irqInfoCodec,
-  regionInfoCodec,
-  setIrqsCodec,
-} from '../../../wire/cold/vfio-user.ts';
 import { messageCommand, messageErrno, messageFlags } from '../../../wire/vfio-user.ts';
 import { MessageLink } from '../client/message-link.ts';
 import { access } from '../client/vfio-user-client.ts';
 import type { MessageReader } from '../message-reader.ts';
 import { listenAt } from '../socket-path.ts';
-import { errnoOf, invalid, VfioUserError } from '../vfio-user-error.ts';
+import { errnoOf, invalid } from '../vfio-user-error.ts';
+import { describeDevice, describeVersion } from './description.ts';
 import { checkProfile, type DeviceProfile, readProfile } from './device-profile.ts';
 import { DmaLedger, type HeldFile } from './dma-ledger.ts';
 import { EnableWatch } from './enable-watch.ts';
+import { type FrontEvent, type FrontStatus, PATIENCE_MS_DEFAULT, type VfioUserFrontOptions } from './front-options.ts';
 import { HeldMessages } from './held-messages.ts';
+import { answered, takesNoAnswer, viewOf } from './held-request.ts';
+import { inTwoHalves } from './in-two-halves.ts';
 import { IrqLedger } from './irq-ledger.ts';
+import { replay } from './replay.ts';
 import { VmSide } from './vm-side.ts';
 
 /** What the front answers itself: memory and interrupts at any time, what the device is once it knows. */
@@ -55,56 +43,10 @@ const DESCRIBED: ReadonlySet<number> = new Set([
   VfioUserCommand.DeviceGetIrqInfo,
 ]);
 
-/** QEMU waits 5 s for an answer, unless x-msg-timeout says otherwise. */
-export const PATIENCE_MS_DEFAULT = 4000;
 const JOIN_TIMEOUT_MS = 5000;
 const RETRY_MS = 50;
 const BAR = 0;
-/** Offset of the header's flags. */
-const FLAGS_AT = 8;
 const NO_BYTES = new Uint8Array(0);
-
-/** @public */
-export interface VfioUserFrontOptions {
-  /** Socket that the VM connects to. */
-  readonly path: string;
-  /** Socket of the controller (`nvmeferry dpu`). */
-  readonly controller: string;
-  /** How long an access of the guest waits for a controller before it fails; less than the VM's emulator waits. Default 4 s. */
-  readonly patienceMs?: number | undefined;
-  readonly clock?: Clock | undefined;
-  /** What happened, for a log. */
-  readonly onEvent?: ((event: FrontEvent) => void) | undefined;
-}
-
-/** @public */
-export interface FrontEvent {
-  readonly event:
-    | 'vm-connected'
-    | 'vm-disconnected'
-    | 'controller-joined'
-    | 'controller-left'
-    | 'controller-waited-for'
-    | 'paused'
-    | 'resumed'
-    | 'warning';
-  readonly message: string;
-  readonly error?: unknown;
-}
-
-/** @public */
-export interface FrontStatus {
-  readonly vm: 'connected' | 'none';
-  readonly controller: { readonly socket: string; readonly state: 'joined' | 'away' };
-  readonly paused: boolean;
-  /** Accesses of the guest that wait. */
-  readonly waiting: { readonly messages: number; readonly bytes: number };
-  readonly memory: { readonly maps: number; readonly bytes: number; readonly descriptors: number };
-  /** Vectors that have an eventfd. */
-  readonly interrupts: number;
-  /** The controller came back without the guest's state, and the guest has not reset it yet. */
-  readonly stateLost: boolean;
-}
 
 /** @public */
 export class VfioUserFront {
@@ -288,7 +230,10 @@ export class VfioUserFront {
       if (this.#vm !== vm) throw gone();
       // one at a time
       this.#link?.close();
-      const replayed = this.#replay(link, profile);
+      const replayed = replay(link, {
+        ...{ memory: this.#memory, interrupts: this.#interrupts, fdsMax: profile.limits.fdsMax },
+        onRefused: (error) => this.#tell('warning', `Controller at ${path}: does not take memory of the VM`, error),
+      });
       this.#joining = link;
       await replayed;
       // it is used from here on: what is in its queues, it finds without a doorbell
@@ -326,27 +271,6 @@ export class VfioUserFront {
         { cause: error },
       );
     }
-  }
-
-  /** Sends all of it before it returns; what changes afterwards goes behind it. */
-  async #replay(link: MessageLink, { limits }: DeviceProfile): Promise<void> {
-    const work: Promise<unknown>[] = [];
-    for (const entry of this.#memory.entries()) {
-      const fds = entry.file === undefined ? [] : [entry.file.fd];
-      work.push(
-        link.call(VfioUserCommand.DmaMap, entry.body, fds).catch((error: unknown) => {
-          if (!(error instanceof VfioUserError)) throw error;
-          this.#tell('warning', `Controller at ${link.path}: does not take memory of the VM`, error);
-          this.#memory.drop(entry);
-        }),
-      );
-    }
-    for (const { index, start, fds } of this.#interrupts.runs(limits.fdsMax)) {
-      const flags = IrqSetFlag.DataEventFd | IrqSetFlag.ActionTrigger;
-      const body = setIrqsCodec.encode({ argsz: setIrqsCodec.size, flags, index, start, count: fds.length });
-      work.push(link.call(VfioUserCommand.DeviceSetIrqs, body, fds));
-    }
-    await Promise.all(work);
   }
 
   /** Lets the accesses through, those that waited first. */
@@ -483,38 +407,12 @@ export class VfioUserFront {
   }
 
   #description(command: number, request: Uint8Array): Uint8Array {
-    const { device, regions, irqs, limits } = this.#profile!;
     const body = request.subarray(VFIO_USER_HEADER_BYTES);
-    if (command === VfioUserCommand.DeviceGetInfo) {
-      deviceInfoCodec.decode(body);
-      return deviceInfoCodec.encode(device);
-    }
-    if (command === VfioUserCommand.DeviceGetRegionInfo) {
-      const { index } = regionInfoCodec.decode(body);
-      const region = regions[index];
-      if (region === undefined) throw invalid(`There is no region ${index}`);
-      return regionInfoCodec.encode({ ...region, argsz: regionInfoCodec.size });
-    }
-    if (command === VfioUserCommand.DeviceGetIrqInfo) {
-      const { index } = irqInfoCodec.decode(body);
-      const irq = irqs[index];
-      if (irq === undefined) throw invalid(`There is no interrupt index ${index}`);
-      return irqInfoCodec.encode(irq);
-    }
+    if (command !== VfioUserCommand.Version) return describeDevice(this.#profile!, command, body);
     if (this.#versionKnown) throw invalid('The version was agreed upon already');
-    const { major, minor, capabilities } = decodeVersion(body);
-    if (major !== VFIO_USER_MAJOR)
-      throw new VfioUserError(Errno.NotSupported, `Version ${major}.${minor}, supported is ${VFIO_USER_MAJOR}`);
+    const answer = describeVersion(this.#profile!, body);
     this.#versionKnown = true;
-    const answer = {
-      max_msg_fds: limits.fdsMax,
-      max_data_xfer_size: limits.transferBytesMax,
-      ...(limits.writesMultiple && capabilities.write_multiple === true ? { write_multiple: true } : {}),
-    };
-    return encodeVersion(
-      { major: VFIO_USER_MAJOR, minor: Math.min(minor, VFIO_USER_MINOR), capabilities: answer },
-      body.length,
-    );
+    return answer;
   }
 
   /** Memory and interrupts: noted once the controller has them, or at once where there is none. @param fds owned */
@@ -645,26 +543,6 @@ export class VfioUserFront {
       this.#armPatience();
     }, leftMs);
   }
-}
-
-const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-
-/** If the machine stood still, what has come meanwhile is read before the second half. */
-function inTwoHalves(clock: Clock, delayMs: number, act: () => void): Timer {
-  let timer = clock.setTimer(() => {
-    timer = clock.setTimer(act, delayMs / 2);
-  }, delayMs / 2);
-  return { cancel: () => timer.cancel() };
-}
-
-const takesNoAnswer = (message: Uint8Array): boolean => (messageFlags(viewOf(message), 0) & VfioUserFlag.NoReply) !== 0;
-
-/** The same command, to be answered. */
-function answered(message: Uint8Array): Uint8Array {
-  const copy = message.slice();
-  const view = viewOf(copy);
-  view.setUint32(FLAGS_AT, messageFlags(view, 0) & ~VfioUserFlag.NoReply, true);
-  return copy;
 }
 
 /** Whoever waited finds out by what it looks at next. */

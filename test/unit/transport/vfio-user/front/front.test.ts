@@ -8,11 +8,8 @@ import { MemoryBackend } from '../../../../../src/backend/memory.ts';
 import { EventFd } from '../../../../../src/native/event-fd.ts';
 import { requireNative } from '../../../../../src/native/load.ts';
 import { createMemfd } from '../../../../../src/native/mapped-memory.ts';
-import {
-  type FrontEvent,
-  VfioUserFront,
-  type VfioUserFrontOptions,
-} from '../../../../../src/transport/vfio-user/front/front.ts';
+import { VfioUserFront } from '../../../../../src/transport/vfio-user/front/front.ts';
+import type { FrontEvent, VfioUserFrontOptions } from '../../../../../src/transport/vfio-user/front/front-options.ts';
 import { VfioUserServer } from '../../../../../src/transport/vfio-user/server.ts';
 import { ManualClock } from '../../../../support/manual-clock.ts';
 import { needNative, until } from '../../../../support/native.ts';
