@@ -157,7 +157,8 @@ async function move({ a, b }: Pair, more: MoveTuning = {}, onEvent?: (event: Mov
   const journal = await Journal.open(path);
   try {
     const tuning = { blackoutBudgetMs: 300, whenStuck: 'cut', chunkBytes: CHUNK_BYTES, ...more } as const;
-    const spec = { kind: 'namespaces' } as const;
+    // neither outlives the figures
+    const spec = { kind: 'namespaces', acceptForgetful: true } as const;
     const ends = { source: source!, destination: destination! };
     return await new Move({ ...ends, journal, clock: systemClock, spec, tuning, onEvent }).run();
   } finally {
