@@ -50,7 +50,7 @@ describe('what migrate says', () => {
   it('as text: what is done, each round with what is left, and what was tried again', () => {
     const text = said('text');
     expect(text).to.include('copied while in use');
-    expect(text).to.match(/round \d+: 1\.0 MiB in 100 ms, 4\.0 KiB changed meanwhile \(40\.0 KiB\/s\), pause 40 ms/);
+    expect(text).to.match(/round \d+: 1\.0 MiB in 100 ms, 4\.0 KiB changed \(40\.0 KiB\/s\), pause 40 ms/);
     expect(text).to.include('commit: the connection was lost; trying again');
     expect(text).to.match(/undone: source's discovery/);
     expect(text, 'a pause without end is not written').not.to.match(/Infinity|NaN/);
