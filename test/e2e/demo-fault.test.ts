@@ -43,7 +43,7 @@ describe('demo with a fault', function () {
     expect(text).to.match(/demo passed\s*$/);
   });
 
-  it('a block of fabric B that somebody else has written: it is told which, and the exit status is 1', async () => {
+  it('a block of fabric B that somebody else has written: it is told which, and the exit status is not 0', async () => {
     let hasTampered = false;
     const { code, text } = await demo(async (line, port) => {
       if (!line.startsWith('4. ')) return;
@@ -57,7 +57,7 @@ describe('demo with a fault', function () {
       }
     });
     expect(hasTampered).to.equal(true);
-    expect(code, text).to.equal(1);
+    expect(code, text).to.be.a('number').and.not.equal(0);
     expect(text)
       .to.match(/block \d+/i)
       .and.not.match(/demo passed/);

@@ -76,7 +76,8 @@ export class VmWorkload {
   /** @throws what a lane has found wrong meanwhile */
   async until(operations: number): Promise<void> {
     const enough = async (): Promise<void> => {
-      while (this.writes + this.reads < operations) await new Promise((resolve) => setTimeout(resolve, 10));
+      while (!this.#stopped && this.writes + this.reads < operations)
+        await new Promise((resolve) => setTimeout(resolve, 10));
     };
     await Promise.race([enough(), this.#running]);
   }
