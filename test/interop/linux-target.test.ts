@@ -199,8 +199,8 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
         try {
           const pairs = controller.association!.ioQueuePairs;
           expect(pairs.map(({ freeCount }) => freeCount)).to.deep.equal(Array(ioQueues).fill(queueSize - 1));
-          const load = { workers: 24, blocksPerWorker: 32, flushEvery: 16, signal: AbortSignal.timeout(700) };
-          expect(await verifiedLoad(await controller.namespace(1), load)).to.be.above(24 * 32);
+          const load = { workers: 24, blocksPerWorker: 16, flushEvery: 16, signal: AbortSignal.timeout(400) };
+          expect(await verifiedLoad(await controller.namespace(1), load)).to.be.above(24 * 16);
           for (const { completedCount } of pairs) expect(completedCount).to.be.above(0);
         } finally {
           await controller.close();
@@ -216,9 +216,11 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       [1 << 20, 8],
     ] as const) {
       it(`verifies random reads and writes of ${blockBytes} bytes, ${depth} at once`, async () => {
-        const io = ['--rw', 'randrw', '--bs', String(blockBytes), '--iodepth', String(depth), '--size', '24m'];
+        // little of it: all is captured and dissected
+        const size = blockBytes < 65_536 ? '1m' : '8m';
+        const io = ['--rw', 'randrw', '--bs', String(blockBytes), '--iodepth', String(depth), '--size', size];
         const result = await cliJson<{ verify: Json }>([
-          ...['bench', uri(diskNqn, 1), ...io, '--time', '1', '--verify'],
+          ...['bench', uri(diskNqn, 1), ...io, '--time', '0.4', '--verify'],
           ...(depth === 64 ? ['-g', '-G'] : []),
         ]);
         expect(result.verify).to.include({ miscompare: null }).and.to.have.property('pieces').above(0);
