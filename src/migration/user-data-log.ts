@@ -100,11 +100,19 @@ export class UserDataLog {
       this.#ranges(nsid, slba, blockCount, deallocated);
       return;
     }
+    const attributes = (WRITTEN | ring.phase) << 24;
     if (this.#mayGrow) {
       // to the newest entry, which is the one before; modulo 2^32: what is no neighbour then is none
       const distance = (slba - words[base - 6]!) | 0;
-      if (distance <= words[base - 7]! + 1 && distance >= -blockCount) {
-        this.#ranges(nsid, slba, blockCount, false);
+      const blocks = words[base - 7]! + 1;
+      if (distance <= blocks && distance >= -blockCount) {
+        const isNext = distance === blocks && words[base - 8] === nsid && words[base - 1] === attributes;
+        // writes in order; where nothing has more than 32 bits
+        if (isNext && slba <= 0xffff_ffff && words[base - 5] === 0 && blocks < 0x1000_0000) {
+          words[base - 7] = blocks + blockCount - 1;
+        } else {
+          this.#ranges(nsid, slba, blockCount, false);
+        }
         return;
       }
     }
@@ -113,7 +121,7 @@ export class UserDataLog {
     words[base + 1] = blockCount - 1;
     words[base + 2] = slba;
     words[base + 3] = slba > 0xffff_ffff ? Math.floor(slba / 0x1_0000_0000) : 0;
-    words[base + 7] = (WRITTEN | ring.phase) << 24;
+    words[base + 7] = attributes;
     this.#mayGrow = true;
     ring.post();
   }
