@@ -3,16 +3,16 @@
  * compared with; memory of the bitmap of 1 TiB; time to drain a million changed granules. The queue is drained by the load's own process, or by
  * another one on the load's core: the target's CPU time is the log's and that of giving it out, the load's the drainer's.
  *
- *     node dist-test/bench/migration.js [--rounds 9] [--writes 330000] [--only writes|random|drain] [--modes bitmap,queue,process]
+ *     node dist-test/bench/migration.js [--rounds 9] [--writes 330000] [--only writes|random|shares|drain] [--modes bitmap,queue,process]
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
-import { HostController, parseNvmeUri } from '../src/initiator.ts';
+import { HostController, type HostNamespace, parseNvmeUri } from '../src/initiator.ts';
 import { ChangeBitmap } from '../src/migration/change-bitmap.ts';
-import { LiveMigration } from '../src/migration.ts';
+import { LiveMigration, QueueReader } from '../src/migration.ts';
 import { type Child, compiled, cpuTimeOf, LOAD_CORE, pinned, pinSelf, start, stop } from './lib/machine.ts';
 import { ProductTarget } from './lib/product.ts';
 import { QueueDrain } from './lib/queue-drain.ts';
@@ -32,10 +32,15 @@ const WRITES = Number(values.writes);
 const DEPTH = 128;
 const BLOCK_BYTES = 4096;
 const NQN = 'nqn.2026-01.io.nvmeferry:bench';
+const NQN_PLAIN = `${NQN}-plain`;
 const HOST = 'nqn.2026-01.io.nvmeferry:bench-manager';
 const MEMORY_BYTES = 512 << 20;
 const GRANULES = 2 ** 20;
+/** Writes of a burst, and pairs of bursts before the queue is drained: less than it has slots. */
+const BURST = 4096;
+const BURST_PAIRS = 30;
 const QUEUE_SLOTS = 131_072;
+const DATA = new Uint8Array(BLOCK_BYTES).fill(0x5a);
 
 // ---- memory and draining, without a target ---------------------------------------------------------------------------------------------
 
@@ -74,29 +79,59 @@ function bitmapOfTebibyte(): void {
 const folder = mkdtempSync(join(tmpdir(), 'nvmeferry-bench-'));
 const config = join(folder, 'target.json');
 
+/** Two subsystems, so that one is followed and the other is not. */
 function targetOf(backend: object): Promise<ProductTarget> {
+  const subsystem = (nqn: string): object => ({
+    nqn,
+    allowAnyHost: true,
+    namespaces: [{ nsid: 1, backend }],
+    migration: { managers: { hosts: [HOST] } },
+  });
   writeFileSync(
     config,
     JSON.stringify({
-      subsystems: [
-        {
-          nqn: NQN,
-          allowAnyHost: true,
-          namespaces: [{ nsid: 1, backend }],
-          migration: { managers: { hosts: [HOST] } },
-        },
-      ],
-      ports: [{ portId: 1, address: '127.0.0.1', service: 0, subsystems: [NQN] }],
+      subsystems: [subsystem(NQN), subsystem(NQN_PLAIN)],
+      ports: [{ portId: 1, address: '127.0.0.1', service: 0, subsystems: [NQN, NQN_PLAIN] }],
       discovery: 'off',
     }),
   );
   return ProductTarget.fromConfig(config);
 }
 
-const connect = (uri: string, hostnqn: string | undefined, ioQueues: number): Promise<HostController> => {
-  const { nsid: _, subnqn, ...rest } = parseNvmeUri(uri);
-  return HostController.connect({ ...rest, subnqn: subnqn!, hostnqn, ioQueues, queueSize: DEPTH + 1 });
+const connect = (uri: string, hostnqn: string | undefined, ioQueues: number, subnqn = NQN): Promise<HostController> => {
+  const { nsid: _, subnqn: _first, ...rest } = parseNvmeUri(uri);
+  return HostController.connect({ ...rest, subnqn, hostnqn, ioQueues, queueSize: DEPTH + 1 });
 };
+
+/** Writes at full depth, at places of no order. */
+function writeBurst(namespace: HostNamespace, count: number, next: () => number): Promise<void> {
+  const step = BLOCK_BYTES / namespace.blockSize;
+  return new Promise<void>((resolve, reject) => {
+    let left = count;
+    let flying = 0;
+    const submit = (): void => {
+      left--;
+      flying++;
+      namespace.submitWrite(next() * step, step, DATA, done, undefined);
+    };
+    const done = (status: number): void => {
+      flying--;
+      if (status !== 0) reject(new Error(`Status 0x${status.toString(16)}`));
+      if (left > 0) submit();
+      else if (flying === 0) resolve();
+    };
+    for (let i = 0; i < DEPTH; i++) submit();
+  });
+}
+
+function randomPlaces(): () => number {
+  const blocks = MEMORY_BYTES / BLOCK_BYTES;
+  let seed = 12_345;
+  return () => {
+    seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) | 0;
+    return (seed >>> 0) % blocks;
+  };
+}
 
 interface Load {
   readonly iops: number;
@@ -110,34 +145,12 @@ interface Load {
 async function load(host: HostController, pid: number, sequential: boolean): Promise<Load> {
   const namespace = await host.namespace(1);
   const blocks = MEMORY_BYTES / BLOCK_BYTES;
-  const step = BLOCK_BYTES / namespace.blockSize;
-  const buffer = new Uint8Array(BLOCK_BYTES).fill(0x5a);
-  let seed = 12_345;
   let at = 0;
-  const next = (): number => {
-    if (sequential) return at++ % blocks;
-    seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) | 0;
-    return (seed >>> 0) % blocks;
-  };
+  const next = sequential ? (): number => at++ % blocks : randomPlaces();
   const before = cpuTimeOf(pid);
   const ownBefore = process.cpuUsage();
   const start = performance.now();
-  await new Promise<void>((resolve, reject) => {
-    let left = WRITES;
-    let flying = 0;
-    const submit = (): void => {
-      left--;
-      flying++;
-      namespace.submitWrite(next() * step, step, buffer, done, undefined);
-    };
-    const done = (status: number): void => {
-      flying--;
-      if (status !== 0) reject(new Error(`Status 0x${status.toString(16)}`));
-      if (left > 0) submit();
-      else if (flying === 0) resolve();
-    };
-    for (let i = 0; i < DEPTH; i++) submit();
-  });
+  await writeBurst(namespace, WRITES, next);
   const iops = WRITES / ((performance.now() - start) / 1000);
   const after = cpuTimeOf(pid);
   const own = process.cpuUsage(ownBefore);
@@ -272,6 +285,60 @@ async function writes(): Promise<void> {
   await target.stop();
 }
 
+/**
+ * The log and the drainer each by itself: bursts of some milliseconds, in turns on a subsystem that is followed and on one that is not, so that both have
+ * the same moods of the machine; the queue is drained between them, by nobody else's time.
+ */
+async function shares(): Promise<void> {
+  const target = await targetOf({ type: 'memory', size: `${MEMORY_BYTES >> 20}MiB`, blockSize: BLOCK_BYTES });
+  const followed = await connect(target.uri, undefined, 1);
+  const plain = await connect(target.uri, undefined, 1, NQN_PLAIN);
+  const manager = await connect(target.uri, HOST, 0);
+  const lm = new LiveMigration(manager);
+  const cdqid = await lm.createQueue(followed.cntlid, QUEUE_SLOTS);
+  const reader = new QueueReader(lm, cdqid);
+  const places = randomPlaces();
+  const namespaces = [await followed.namespace(1), await plain.namespace(1)];
+  const times: [number[], number[]] = [[], []];
+  let [entries, drainMs, drainUs, servedUs] = [0, 0, 0, 0];
+  for (let round = -3; round < ROUNDS; round++) {
+    await lm.trackUserData(cdqid, true);
+    for (let pair = 0; pair < BURST_PAIRS; pair++) {
+      for (const which of pair % 2 === 0 ? ([0, 1] as const) : ([1, 0] as const)) {
+        const start = performance.now();
+        await writeBurst(namespaces[which]!, BURST, places);
+        if (round >= 0) times[which].push(((performance.now() - start) * 1e6) / BURST);
+      }
+    }
+    await lm.trackUserData(cdqid, false);
+    const start = performance.now();
+    const before = process.cpuUsage();
+    const targetBefore = cpuTimeOf(target.pid);
+    let count = 0;
+    await reader.drain((_entries, _base, more) => {
+      count += more;
+    });
+    if (round < 0) continue;
+    const { user, system } = process.cpuUsage(before);
+    const after = cpuTimeOf(target.pid);
+    entries += count;
+    drainMs += performance.now() - start;
+    drainUs += user + system;
+    servedUs += (after.user + after.system - targetBefore.user - targetBefore.system) * 1e6;
+  }
+  const ratios = times[1].map((ns, i) => ns / times[0][i]!);
+  const more = median(times[0].map((ns, i) => ns - times[1][i]!));
+  console.log(
+    `Logged, not drained: ${quartiles(ratios)} of the IOPS without, ${short(more)} ns more a write (${short(median(times[1]))} ns without; ${ratios.length} pairs)`,
+  );
+  const each = (sum: number): string => short((sum * 1e3) / entries);
+  console.log(
+    `Drained alone: ${each(drainMs * 1e3)} ns an entry, CPU ${each(drainUs)} of the reader, ${each(servedUs)} of the target (${entries} entries)`,
+  );
+  for (const host of [followed, plain, manager]) await host.close();
+  await target.stop();
+}
+
 /** A million changed granules of a 16 GiB namespace, by log page C9h, until none is left. */
 async function drain(): Promise<void> {
   const target = await targetOf({ type: 'null', size: '16GiB', blockSize: BLOCK_BYTES });
@@ -319,7 +386,8 @@ try {
   const drains = values.only === '' || values.only === 'drain';
   if (drains) bitmapOfTebibyte();
   if (drains) await drain();
-  if (values.only !== 'drain') await writes();
+  if (values.only === '' || values.only === 'shares') await shares();
+  if (values.only !== 'drain' && values.only !== 'shares') await writes();
 } finally {
   rmSync(folder, { recursive: true });
 }
