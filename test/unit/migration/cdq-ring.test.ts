@@ -117,7 +117,7 @@ describe('CdqRing (Base 2.1 section 8.1.6)', () => {
 
   for (const isElsewhere of [false, true]) {
     it(`does with every post what a ring that looks at everything does (${isElsewhere ? "a host's memory" : 'its own'})`, () => {
-      withSeeds(500, (random) => {
+      withSeeds(200, (random) => {
         const slots = 2 + random.below(9);
         const { ring: queue, triggers, post } = rig(slots, isElsewhere);
         // counts since creation, and what follows from them
@@ -129,7 +129,7 @@ describe('CdqRing (Base 2.1 section 8.1.6)', () => {
           const what = random.below(8);
           if (what < 5 && posted - consumed < slots - 1) {
             const slot = posted % slots;
-            if (queue.isPlain) expect(posted - consumed, 'room for one more').to.be.below(slots - 2);
+            if (queue.isPlain && posted - consumed >= slots - 2) throw new Error('no room for one more');
             post(slot);
             posted++;
             if (armed === slot) {
@@ -138,16 +138,22 @@ describe('CdqRing (Base 2.1 section 8.1.6)', () => {
             }
           } else if (what < 7) {
             consumed += random.below(posted - consumed + 1);
-            expect(queue.consume(consumed % slots)).to.equal(true);
+            if (!queue.consume(consumed % slots)) throw new Error('a head that was posted');
           } else {
             armed = random.oneIn(3) ? undefined : random.below(slots);
             queue.arm(armed !== undefined, armed ?? 0);
           }
-          expect(queue.tail).to.equal(posted % slots);
-          expect(queue.phase).to.equal(1 ^ (Math.floor(posted / slots) & 1));
-          expect([queue.used, queue.consumed]).to.deep.equal([posted - consumed, consumed]);
-          expect(triggers).to.deep.equal(fired);
-          expect(queue.triggerEnabled).to.equal(armed !== undefined);
+          const { tail, phase, used, triggerEnabled } = queue;
+          const found = [tail, phase, used, queue.consumed, triggerEnabled, triggers.join()].join(' ');
+          const wanted = [
+            posted % slots,
+            1 ^ (Math.floor(posted / slots) & 1),
+            posted - consumed,
+            consumed,
+            armed !== undefined,
+            fired.join(),
+          ].join(' ');
+          if (found !== wanted) expect(found).to.equal(wanted); // chai takes long for a hundred thousand
         }
       });
     });
