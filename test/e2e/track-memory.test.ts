@@ -175,20 +175,12 @@ describe('memory that a controller writes, as the orchestrator follows it', func
     expect(await changed(), 'the new connection follows it').to.deep.equal([completions(), 1001]);
   });
 
-  it('goes on when the guest resets its controller, and fails when the VM is gone', async () => {
+  it('goes on when the guest resets its controller', async () => {
     await controller.trackMemory([ram]);
     await reads(page(1000));
     await vm.start(1);
     await reads(page(1001));
     const found = await changed();
     expect(found).to.include.members([1000, 1001, completions()]);
-    vm.client.close();
-    const failure = async (): Promise<string> => {
-      for (;;) {
-        const code = await codeOf(controller.memoryChanges());
-        if (code !== undefined) return code;
-      }
-    };
-    expect(await failure()).to.equal('NVMEOF_ERR_TRACKING_LOST');
   });
 });
