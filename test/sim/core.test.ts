@@ -11,8 +11,8 @@ import { scenarioOf } from './scenario.ts';
 import { shrink } from './shrink.ts';
 import { World } from './world.ts';
 
-const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 300) : 1;
-const SEEDS_OF_CASE = 50;
+const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 200) : 1;
+const SEEDS_OF_CASE = 25;
 /** Each planted bug is found within so many. */
 const SEEDS_OF_PLANT = 150;
 

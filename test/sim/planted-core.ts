@@ -54,40 +54,9 @@ const notKept =
         },
     );
 
-const isManager = (controller: Controller): boolean => controller.subsystem.migration?.manages(controller) === true;
-
-/** Fences remember another epoch than that of the last change. */
-const epochOff =
-  (by: bigint): PlantInCore =>
-  () =>
-    method(
-      Subsystem.prototype,
-      'addNamespace',
-      (was) =>
-        function (this: Subsystem, ...args: never[]) {
-          const namespace = was(this, ...args) as Namespace;
-          const { fence } = namespace;
-          let kept = fence.epoch;
-          Object.defineProperty(fence, 'epoch', {
-            get: () => kept,
-            set: (epoch: bigint) => {
-              kept = epoch + by;
-            },
-          });
-          return namespace;
-        },
-    );
-
 export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
-  'a fence is closed before what is in flight has ended': () =>
-    instead(Controller.prototype, 'ioQueuePairs', ({ get }) => ({
-      get(this: Controller) {
-        return isManager(this) ? (get!.call(this) as unknown) : [].values();
-      },
-    })),
   'a fence is not durable': notKept('fence-'),
   'a fence turns nobody away': () => method(Subsystem.prototype, 'fenceChanged', () => nothing),
-  'a fence refuses the epoch that it has': epochOff(1n),
   'hosts are not told that access has changed': () => method(Controller.prototype, 'anaChanged', () => nothing),
   'changes are marked before they are made': () => {
     const restores = [
