@@ -18,7 +18,7 @@ const namespace = loop.targetNamespace;
 const controller = loop.targetController;
 // whose they are does not matter here
 const changes = new ChangedBlocks(undefined as unknown as Controller, namespace);
-const queue = new ResidentQueue(0, controller, controller, 32_768);
+const queue = new ResidentQueue(0, controller, controller, 32_768, 1n);
 
 const MODES = ['off', 'bitmap', 'queue'] as const;
 type Mode = (typeof MODES)[number];

@@ -108,7 +108,7 @@ export class CoreTarget {
       allowAnyHost: true,
       serial: 'SIM',
       cntlidMin: 0x100,
-      migration: { managers: { hosts: [MANAGER_NQN] } },
+      migration: { managers: { hosts: [MANAGER_NQN] }, nonce: () => BigInt(this.#random.below(2 ** 31)) },
       ...(this.cntlid === undefined ? {} : { cntlidMin: 1, cntlidFirst: 0x100 }),
     });
     for (const [nsid, { disk, isOpen }] of this.volumes) {

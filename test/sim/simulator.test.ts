@@ -15,7 +15,7 @@ import { type Drive, World } from './world.ts';
 const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 1000) : 1;
 const SEEDS_OF_CASE = 250;
 /** Each planted bug is found within so many. */
-const SEEDS_OF_PLANT = 400;
+const SEEDS_OF_PLANT = 600;
 const FIRST_OF_PLANT = 1;
 
 async function failureOf(scenario: Scenario, drive: Drive): Promise<string | undefined> {

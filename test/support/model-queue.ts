@@ -9,6 +9,8 @@ import {
 } from '../../src/wire/cold/log-migration.ts';
 import { UDMQ_ENTRY_BYTES } from '../../src/wire/udmq-entry.ts';
 
+let queuesMade = 0;
+
 /** The controller's side. */
 export class ModelQueue {
   readonly #queue: ResidentQueue;
@@ -18,7 +20,7 @@ export class ModelQueue {
 
   constructor(cntlid: number, slots: number) {
     const nobody = { cntlid, asyncEvents: { oneShot() {} } } as unknown as Controller;
-    this.#queue = new ResidentQueue(0, nobody, nobody, slots);
+    this.#queue = new ResidentQueue(0, nobody, nobody, slots, BigInt(++queuesMade));
   }
 
   changed(nsid: number, slba: number, blockCount: number, deallocated: boolean): void {

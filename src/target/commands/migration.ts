@@ -80,7 +80,8 @@ function createQueue(request: Request): number | undefined {
   if (slots > (inMemory ? MEMORY_QUEUE_SLOTS_MAX : RESIDENT_QUEUE_SLOTS_MAX)) {
     return request.fail(SpecificStatus.NotEnoughResources, 48);
   }
-  let make = (cdqid: number): DataQueue => new ResidentQueue(cdqid, controller, ward.controller, slots);
+  const { nonce } = migrationOf(request);
+  let make = (cdqid: number): DataQueue => new ResidentQueue(cdqid, controller, ward.controller, slots, nonce());
   if (inMemory) {
     const place = placeOf(request, controller.memory!, dwords * 4);
     if (typeof place === 'number') return place;

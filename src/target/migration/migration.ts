@@ -3,6 +3,7 @@
  * logs its changes, and the state that is being received for it. Base 2.1 section 8.1.12; choices in docs/live-migration.md.
  */
 
+import { randomBytes } from 'node:crypto';
 import type { CdqRing } from '../../migration/cdq-ring.ts';
 import { LifecycleInput, LifecycleState, lifecycle } from '../../migration/lifecycle.ts';
 import { LogState, type UserDataLog } from '../../migration/user-data-log.ts';
@@ -26,6 +27,8 @@ export interface MigrationOptions {
     readonly hosts?: readonly string[] | undefined;
     readonly ports?: readonly number[] | undefined;
   };
+  /** A number that was not given before, for each controller-resident queue. Default: random. */
+  readonly nonce?: (() => bigint) | undefined;
 }
 
 /** MCUDMQ and MNSUDMQ. */
@@ -62,6 +65,8 @@ export interface DataQueue {
   readonly log: UserDataLog;
 }
 
+const randomNonce = (): bigint => randomBytes(8).readBigUInt64LE();
+
 export class Migration {
   /** Memory that managers follow. */
   readonly memory: MemoryTracks = new MemoryTracks();
@@ -73,8 +78,12 @@ export class Migration {
   /** Who limits the writes of which namespace. */
   readonly #limits = new Map<Namespace, Controller>();
 
-  constructor(subsystem: Subsystem, { managers }: MigrationOptions) {
+  /** For a controller-resident queue. */
+  readonly nonce: () => bigint;
+
+  constructor(subsystem: Subsystem, { managers, nonce = randomNonce }: MigrationOptions) {
     this.#subsystem = subsystem;
+    this.nonce = nonce;
     this.#hosts = new Set(managers.hosts);
     this.#ports = new Set(managers.ports);
   }

@@ -2,7 +2,6 @@
  * A User Data Migration Queue whose entries the controller keeps, and its host reads by log page C8h: for hosts whose memory we cannot write.
  * docs/live-migration-over-tcp.md
  */
-import { randomBytes } from 'node:crypto';
 import { CdqRing } from '../../migration/cdq-ring.ts';
 import { LogState, UserDataLog } from '../../migration/user-data-log.ts';
 import { CdqEvent } from '../../spec/migration.ts';
@@ -26,9 +25,11 @@ export class ResidentQueue {
   readonly ring: CdqRing;
   readonly log: UserDataLog;
   readonly #entries: Uint8Array;
-  readonly #nonce: bigint = randomBytes(8).readBigUInt64LE();
+  readonly #nonce: bigint;
 
-  constructor(cdqid: number, manager: Controller, target: Controller, slots: number) {
+  /** @param nonce tells it from every other queue that had this id, before a restart too */
+  constructor(cdqid: number, manager: Controller, target: Controller, slots: number, nonce: bigint) {
+    this.#nonce = nonce;
     this.cdqid = cdqid;
     this.manager = manager;
     this.target = target;

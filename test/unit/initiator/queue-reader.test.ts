@@ -21,7 +21,7 @@ class QueueHost {
 
   constructor(slots: number, maxTransferBytes: number) {
     const manager = { cntlid: 1, asyncEvents: { oneShot: () => this.events++ } } as unknown as Controller;
-    this.queue = new ResidentQueue(0, manager, manager, slots);
+    this.queue = new ResidentQueue(0, manager, manager, slots, 7n);
     this.queue.log.start();
     this.maxTransferBytes = maxTransferBytes;
   }

@@ -9,7 +9,7 @@ const ENTRY_BYTES = 32;
 
 /** A queue in which `entries` wait, the first of them in slot `head`. */
 function queueAt(slots: number, head: number, entries: number): ResidentQueue {
-  const queue = new ResidentQueue(3, nobody, nobody, slots);
+  const queue = new ResidentQueue(3, nobody, nobody, slots, 7n);
   queue.log.start();
   for (let i = 1; i < head; i++) {
     queue.log.changed(1, i * 10, 1, false);
