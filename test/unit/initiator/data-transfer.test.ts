@@ -1,5 +1,6 @@
 /** Data in both directions as the host must judge it: nvme-tcp checklist 72-80, 93-100; table rules 62-76. */
 import { expect } from 'chai';
+import { Random, randomSeed } from '../../support/random.ts';
 import { pdu } from '../../support/scripted-target.ts';
 import { Bench, pattern, settle, until } from './support.ts';
 
@@ -195,6 +196,62 @@ describe('C2HData', () => {
     expect(Buffer.compare(buffer, data)).to.equal(0);
   });
 });
+
+for (const hasDigests of [false, true]) {
+  const seed = randomSeed();
+  describe(`large C2HData in segments of any size${hasDigests ? ', with digests' : ''}, NVMEFERRY_SEED=${seed}`, () => {
+    let bench: Bench;
+    beforeEach(async () => {
+      bench = await Bench.open({ headerDigest: hasDigests, dataDigest: hasDigests });
+    });
+    afterEach(() => bench.close());
+    const flags = { hdgst: hasDigests, ddgst: hasDigests };
+
+    /** Two reads, each in PDUs of many sizes, next to each other on the wire. */
+    async function transfer(random: Random, spoil: boolean): Promise<void> {
+      const reads = [await bench.read(65_536, 1), await bench.read(65_536, 2)];
+      const parts: Buffer[] = [];
+      for (const { cid } of reads) {
+        const data = pattern(65_536, cid & 0xff);
+        for (let offset = 0; offset < data.length; ) {
+          const length = Math.min(data.length - offset, 512 * (1 + random.below(60)));
+          const last = offset + length === data.length;
+          parts.push(pdu.c2hData(cid, data.subarray(offset, offset + length), { ...flags, offset, last }));
+          offset += length;
+        }
+        parts.push(pdu.capsuleResp(cid, { hdgst: hasDigests }));
+      }
+      const stream = Buffer.concat(parts);
+      // in the first read's data
+      if (spoil) stream[200]! ^= 1;
+      const before = bench.completions.length;
+      for (let at = 0; at < stream.length; ) {
+        const bytes = 1 + random.below(random.oneIn(3) ? 100 : 20_000);
+        bench.peer.send(stream.subarray(at, at + bytes));
+        await settle(1);
+        at += bytes;
+      }
+      await bench.completed(before + 2);
+      for (const [i, { cid, buffer }] of reads.entries()) {
+        const isSpoiled = spoil && i === 0;
+        expect(bench.completions[before + i]?.status !== 0, `read ${i + 1} failed`).to.equal(isSpoiled);
+        if (!isSpoiled) expect(Buffer.compare(buffer, pattern(65_536, cid & 0xff))).to.equal(0);
+      }
+    }
+
+    it('each byte arrives in its place', async () => {
+      const random = new Random(seed);
+      for (let i = 0; i < 20; i++) await transfer(random, false);
+    });
+
+    if (hasDigests) {
+      it('what was changed on the way fails its read, and no other', async () => {
+        const random = new Random(seed);
+        for (let i = 0; i < 10; i++) await transfer(random, i % 2 === 0);
+      });
+    }
+  });
+}
 
 describe('R2T and H2CData', () => {
   let bench: Bench;
