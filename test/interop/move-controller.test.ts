@@ -163,8 +163,7 @@ EOF
     );
     const uri = `nvme+tcp://127.0.0.1:${nvmetPort}/${LINUX}?nsid=1&keep-alive-tmo=30`;
     await dpu('c', portC, uri);
-    // (its volatile write cache and its atomic units are less than the guest was told: that is accepted here)
-    const toC = await move(ends[1]!, ends[2]!, '--overwrite', '--accept-less');
+    const toC = await move(ends[1]!, ends[2]!, '--overwrite');
     await passes(1);
     const ended = await run(
       'rm /run/go; wait_for 60 test -e /run/fio.ended; cat /run/fio.ended; cat /run/fio.said >&2',
