@@ -12,7 +12,7 @@ import { type Scenario, scenarioOf } from './scenario.ts';
 import { shrink } from './shrink.ts';
 import { type Drive, World } from './world.ts';
 
-const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 1000) : 1;
+const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 2000) : 1;
 const SEEDS_OF_CASE = 250;
 /** Each planted bug is found within so many. */
 const SEEDS_OF_PLANT = 600;
