@@ -16,6 +16,7 @@ case $(uname -m) in
     ;;
 esac
 folder=$(mktemp -d)
+chmod 755 "$folder" # a test runs the command as somebody else
 trap 'rm -rf "$folder"' EXIT
 failed=0
 
