@@ -195,11 +195,15 @@ describe('nvmeferry dpu in a Linux guest', function () {
   });
 
   it('the controller is killed under the running guest; another one is plugged in, with the same data', async () => {
+    // how long the driver waits for a command until it looks at the device; the case is not about that minute
+    const waits = (seconds: number): string =>
+      `echo ${seconds} | tee /sys/module/nvme_core/parameters/{admin,io}_timeout > /dev/null`;
+    await run(waits(5));
     await dpu.kill();
     // reads of the device give ones now, and the driver gives it up
     await run(
       `nvme id-ctrl /dev/nvme0 > /dev/null 2>&1 || true; echo 1 > /sys/bus/pci/devices/$(basename $(readlink -f /sys/class/nvme/nvme0/device))/remove
-       gone() { [ -z "$(controllers_of ${NQN})" ]; }; wait_for 90 gone; uname -r`,
+       gone() { [ -z "$(controllers_of ${NQN})" ]; }; wait_for 90 gone; ${waits(60)}`,
       150_000,
     );
     dpu.configure(config('second'));
