@@ -131,7 +131,9 @@ describe('Captures out of order', () => {
 describe('Linux host on Linux target in one guest', function () {
   this.timeout(240_000);
 
-  for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
+  // the other suites find out about each kernel
+  const kernels: readonly GuestKernel[] = process.env.NVMEFERRY_INTEROP === 'full' ? ['6.12', '7.x'] : ['6.12'];
+  for (const kernel of kernels) {
     it(`kernel ${kernel}: discovers, connects, keeps data, and tshark agrees`, async () => {
       await using vm = await GuestVm.start({ kernel, cpus: 2 });
       expect((await vm.run('uname -r')).trim()).to.equal(kernelRelease(kernel));
