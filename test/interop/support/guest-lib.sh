@@ -13,13 +13,19 @@ wait_for() {
   done
 }
 
+# says FILE TEXT: the first line of the file is that. No process is started: under emulation that takes as long as all the rest.
+says() {
+  local line
+  read -r line 2> /dev/null < "$1" && [ "$line" = "$2" ]
+}
+
 # ---- the Linux host
 
 # controllers_of NQN: names of its controllers, such as nvme0
 controllers_of() {
   local folder
   for folder in /sys/class/nvme/*; do
-    if [ "$(cat "$folder/subsysnqn" 2> /dev/null)" = "$1" ]; then echo "${folder##*/}"; fi
+    if says "$folder/subsysnqn" "$1"; then echo "${folder##*/}"; fi
   done
 }
 
@@ -28,7 +34,7 @@ namespace_of() {
   local folder
   for folder in /sys/class/block/nvme*n*; do
     case ${folder##*/} in *c*n* | *p*) continue ;; esac
-    if [ "$(cat "$folder/device/subsysnqn" 2> /dev/null)" = "$1" ] && [ "$(cat "$folder/nsid")" = "$2" ]; then
+    if says "$folder/nsid" "$2" && says "$folder/device/subsysnqn" "$1"; then
       echo "/dev/${folder##*/}"
       return 0
     fi
@@ -58,7 +64,7 @@ disconnect_from() {
 all_live() {
   local name
   [ -n "$(controllers_of "$1")" ] || return 1
-  for name in $(controllers_of "$1"); do [ "$(cat "/sys/class/nvme/$name/state")" = live ] || return 1; done
+  for name in $(controllers_of "$1"); do says "/sys/class/nvme/$name/state" live || return 1; done
 }
 
 # ---- the Linux target
@@ -125,7 +131,7 @@ nvme_udevd() {
 discovery_controller() {
   local folder
   for folder in /sys/class/nvme/*; do
-    if [ "$(cat "$folder/cntrltype" 2> /dev/null)" = discovery ]; then echo "${folder##*/}"; fi
+    if says "$folder/cntrltype" discovery; then echo "${folder##*/}"; fi
   done
 }
 
