@@ -88,12 +88,7 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
       cpus: 2,
       memoryMiB: 1024,
       // an emulated guest on a busy machine stands still at times, which is not what the log is searched for
-      kernelArgs: [
-        'nosoftlockup',
-        'rcupdate.rcu_cpu_stall_suppress=1',
-        'nvme_core.io_timeout=120',
-        'nvme_core.admin_timeout=120',
-      ],
+      kernelArgs: ['nvme_core.io_timeout=120', 'nvme_core.admin_timeout=120'],
     });
     await vm.run('modprobe nvme-tcp; [ "$(cat /sys/module/nvme_core/parameters/multipath)" = Y ]');
   });

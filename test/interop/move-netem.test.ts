@@ -58,7 +58,6 @@ describe('moves over links of netem that are cut, all in one guest, 6.12', funct
       kernel: '6.12',
       cpus: 2,
       memoryMiB: 1280,
-      kernelArgs: ['nosoftlockup', 'rcupdate.rcu_cpu_stall_suppress=1'],
     });
     await installProduct(vm);
     for (const side of ['A', 'B'] as const) {

@@ -13,7 +13,7 @@ import { projectRoot } from './paths.ts';
 
 const cliPath: string = join(projectRoot, 'dist', 'cli', 'main.js');
 
-const startTimeoutMs = 20_000;
+const startTimeoutMs = 60_000;
 const drainTimeoutMs = 20_000;
 const keptOutputCharacters = 20_000;
 
