@@ -27,6 +27,9 @@ const ssdNqn = 'nqn.2026-01.test.linux:ssd';
 type Json = Record<string, unknown>;
 
 for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
+  /** All of it on one kernel; on the other what may differ, unless NVMEFERRY_INTEROP=full. */
+  const isWhole = kernel === '6.12' || process.env.NVMEFERRY_INTEROP === 'full';
+
   describe(`Our initiator on Linux target ${kernel}`, function () {
     this.timeout(180_000);
 
@@ -141,18 +144,24 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       expect(refused.stderr).to.match(/Invalid.*Opcode/i);
     });
 
+    const disks = [
+      { nqn: diskNqn, nsid: 1, device: '/dev/nullb0', blockBytes: 512 },
+      { nqn: diskNqn, nsid: 2, device: '/dev/nullb1', blockBytes: 4096 },
+      { nqn: diskNqn, nsid: 3, device: '/dev/ram0', blockBytes: 512 },
+      { nqn: ssdNqn, nsid: 1, device: '/dev/nvme0n1', blockBytes: 512 },
+    ];
     for (const digests of [[], ['--hdr-digest'], ['--data-digest'], ['--hdr-digest', '--data-digest']]) {
+      // each disk both ways; each digest on nvmet's own disk and on the SSD that it passes through, on one kernel
+      const both = digests.length !== 1;
+      if (!both && !isWhole) continue;
       it(`writes and reads data ${digests.length > 0 ? `with ${digests.join(' ')}` : 'without digests'}`, async () => {
-        const disks = [
-          { nqn: diskNqn, nsid: 1, device: '/dev/nullb0', blockBytes: 512 },
-          { nqn: diskNqn, nsid: 2, device: '/dev/nullb1', blockBytes: 4096 },
-          { nqn: diskNqn, nsid: 3, device: '/dev/ram0', blockBytes: 512 },
-          { nqn: ssdNqn, nsid: 1, device: '/dev/nvme0n1', blockBytes: 512 },
-        ];
-        for (const disk of disks) {
-          // one block, which fits the capsule; and more than one transfer of data
-          for (const blockCount of [1, (1 << 20) / disk.blockBytes]) await writeAndRead(disk, blockCount, digests);
-        }
+        const chosen = both ? disks : [disks[0]!, disks[3]!];
+        await Promise.all(
+          chosen.map(async (disk) => {
+            // one block, which fits the capsule; and more than one transfer of data
+            for (const blockCount of [1, (1 << 20) / disk.blockBytes]) await writeAndRead(disk, blockCount, digests);
+          }),
+        );
       });
     }
 
@@ -231,7 +240,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       const dissection = await capture.stop();
       expect(dissection.violations).to.deep.equal([]);
       expect([...dissection.pdusByType.keys()].sort((a, b) => a - b)).to.deep.equal([0, 1, 4, 5, 6, 7, 9]);
-      expect([...dissection.digestsAgreed].sort((a, b) => a - b)).to.deep.equal([0, 1, 2, 3]);
+      expect([...dissection.digestsAgreed].sort((a, b) => a - b)).to.deep.equal(isWhole ? [0, 1, 2, 3] : [0, 3]);
     });
 
     it('gave the kernel nothing to complain about', async () => {
@@ -255,25 +264,32 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       });
       try {
         const end = new AbortController();
+        let commands = 0;
         const load = verifiedLoad(await controller.namespace(1), {
           workers: 8,
           blocksPerWorker: 64,
           flushEvery: 16,
           signal: end.signal,
+          onCommand: () => commands++,
         });
         load.catch(() => {}); // awaited below
+        const goesOn = (): Promise<void> => {
+          const before = commands;
+          return until(20_000, () => commands >= before + 300);
+        };
         for (let round = 1; round <= 2; round++) {
-          await sleep(2000);
+          await goesOn();
           await vm.run('rm $nvmet/ports/1/subsystems/*'); // all: the port listens no more, controllers are gone
-          await sleep(2000);
+          await until(20_000, () => controller.state !== 'live');
+          await sleep(1000); // it tries, in vain
           await vm.run(
             `for nqn in ${diskNqn} ${ssdNqn}; do ln -s $nvmet/subsystems/$nqn $nvmet/ports/1/subsystems/; done`,
           );
           await until(20_000, () => controller.state === 'live' && controller.reconnectCount >= round);
         }
-        await sleep(2000);
+        await goesOn();
         end.abort();
-        expect(await load).to.be.above(1000);
+        await load;
         expect(controller.reconnectCount).to.equal(2);
       } finally {
         await controller.close();
@@ -303,9 +319,10 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
         '--block-count',
         String(blockCount - 1),
       ];
-      await succeed(['write', ...where, '--data', temporary('data', data), ...digests]);
+      const name = `${disk.nqn === ssdNqn ? 'ssd' : 'disk'}-${disk.nsid}`;
+      await succeed(['write', ...where, '--data', temporary(name, data), ...digests]);
       expect(await guestHash(disk.device, startBlock * disk.blockBytes, data.length)).to.equal(hash(data), disk.device);
-      const back = join(folder, 'back');
+      const back = join(folder, `${name}-back`);
       await succeed(['read', ...where, '--data', back, ...digests]);
       expect(hash(readFileSync(back))).to.equal(hash(data), disk.device);
     }

@@ -10,6 +10,8 @@ export interface VerifiedLoadOptions {
   readonly flushEvery: number;
   /** Ends the load. */
   readonly signal: AbortSignal;
+  /** Called after each command. */
+  readonly onCommand?: () => void;
 }
 
 /**
@@ -28,10 +30,14 @@ async function worker(namespace: HostNamespace, options: VerifiedLoadOptions, in
   /** Number of the last write to each block; 0: none. */
   const written = new Uint32Array(blocksPerWorker);
   let count = 0;
+  const counted = (): void => {
+    count++;
+    options.onCommand?.();
+  };
 
   const check = async (offset: number): Promise<void> => {
     const found = await namespace.read(first + offset, 1);
-    count++;
+    counted();
     if (written[offset] !== 0 && !isContent(found, first + offset, written[offset]!)) {
       throw new Error(`Block ${first + offset} has not what write ${written[offset]} put there`);
     }
@@ -41,7 +47,7 @@ async function worker(namespace: HostNamespace, options: VerifiedLoadOptions, in
     const offset = Math.floor(Math.random() * blocksPerWorker);
     await namespace.write(first + offset, content(namespace.blockSize, first + offset, number));
     written[offset] = number;
-    count++;
+    counted();
     await check(Math.floor(Math.random() * blocksPerWorker));
     if (number % flushEvery === 0) await namespace.flush();
   }
