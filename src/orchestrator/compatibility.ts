@@ -4,15 +4,11 @@
  */
 import { decodeReservationStatus, type ReservationStatus } from '../wire/cold/reservation.ts';
 import type { ControllerFigures, NamespaceFigures } from './end.ts';
+import type { Difference } from './figure-rules.ts';
+import { identifyDifferences } from './identify-rules.ts';
 import type { MoveSpec } from './move-spec.ts';
 
 type Kind = MoveSpec['kind'];
-
-/** `less`: refused, unless the operator accepts it; `note`: to be known. */
-export interface Difference {
-  readonly severity: 'less' | 'note';
-  readonly message: string;
-}
 
 interface Rule<T> {
   /** For moves of that kind only. */
@@ -183,7 +179,7 @@ export function controllerDifferences(
   theirs: ControllerFigures,
   kind: Kind,
 ): Difference[] {
-  return differencesOf(CONTROLLER_RULES, who, ours, theirs, kind);
+  return [...differencesOf(CONTROLLER_RULES, who, ours, theirs, kind), ...identifyDifferences(who, ours, theirs, kind)];
 }
 
 /** @param who the namespace at the destination, for the messages */

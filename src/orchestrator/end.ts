@@ -2,6 +2,8 @@
  * The two ends of a move as the engine sees them: a subsystem each, with a controller that manages it. What stands behind is the initiator's
  * (`fabric-end.ts`), or a model's in the simulator. Every call may fail, and may have had its effect when it does.
  */
+import type { Difference } from './figure-rules.ts';
+import type { Told } from './identify-rules.ts';
 import type { DestinationVolume, SourceVolume } from './volume.ts';
 
 /** Who may use a namespace: its hosts (open), or only managers (closed). Kept by the target, and by every newer epoch taken away from older ones. */
@@ -39,7 +41,7 @@ export interface NamespaceFigures {
 }
 
 /** Of the controllers of an end, as hosts see them; fields of Identify Controller by their names. */
-export interface ControllerFigures {
+export interface ControllerFigures extends Told {
   readonly serial: string;
   readonly model: string;
   readonly oncs: number;
@@ -133,8 +135,8 @@ export interface EndController {
   stopTrackingMemory(): Promise<void>;
   /** Why it cannot tell what it writes to memory, and the remedy; undefined: it can. */
   untracked?(): Promise<string | undefined>;
-  /** What keeps it from going on as that controller of that end, as far as both tell without trying: each the thing and the remedy. */
-  differences?(destination: End, cntlid: number): Promise<readonly string[]>;
+  /** What keeps it from going on as that controller of that end, or would be noticed, as far as both tell without trying: each the thing and the remedy. */
+  differences?(destination: End, cntlid: number): Promise<readonly Difference[]>;
 }
 
 /** One end: open until `close`. */
@@ -180,4 +182,6 @@ export interface GuestMemoryMover {
    * the first time.
    */
   changes(): Promise<readonly MemoryRun[]>;
+  /** What is not zero at both sides already, as far as that is known without reading. Absent: all of the memory. */
+  used?(): Promise<readonly MemoryRun[]>;
 }

@@ -9,6 +9,7 @@ import type { TrackedMemoryChanges } from '../wire/cold/track-memory.ts';
 import type { End, EndChangeQueue, EndController, MemoryRun } from './end.ts';
 import { FabricChangeQueue } from './fabric-change-queue.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
+import type { Difference } from './figure-rules.ts';
 import { type FunctionFigures, functionDifferences, functionFigures } from './function-figures.ts';
 import { unitsOf, within } from './memory-ranges.ts';
 
@@ -205,16 +206,16 @@ export class FabricController implements EndController {
     return functionFigures(bytes);
   }
 
-  async differences(destination: End, cntlid: number): Promise<readonly string[]> {
+  async differences(destination: End, cntlid: number): Promise<readonly Difference[]> {
     if (!isFabric(destination)) return [];
     const [ours, theirs] = await Promise.all([this.#end.link(), destination.link()]);
-    const found: string[] = [];
+    const found: Difference[] = [];
     const { formats, selection } = await this.#formats(ours);
     try {
       indexesAt(await theirs.migration.stateFormats(), wrap(new Uint8Array(0), selection, formats), destination.name);
     } catch (error) {
       if (!(error instanceof NvmeofError)) throw error;
-      found.push(error.message);
+      found.push({ severity: 'refused', message: error.message });
     }
     if (found.length > 0) return found;
     const [here, there] = await Promise.all([this.#functionOf(ours, this.cntlid), this.#functionOf(theirs, cntlid)]);

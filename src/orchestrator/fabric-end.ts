@@ -6,12 +6,16 @@ import { HostController } from '../initiator/controller.ts';
 import { LiveMigration } from '../initiator/live-migration.ts';
 import type { HostOptions } from '../initiator/options.ts';
 import { formatNvmeUri } from '../initiator/uri.ts';
+import { LogPage } from '../spec/log-page.ts';
 import { NVMEOF_PORT } from '../spec/nqn.ts';
 import { type Clock, systemClock } from '../util/clock.ts';
 import { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
+import { FeatureEffect, featureEffectsCodec } from '../wire/cold/log-feature-effects.ts';
+import { LogPageSupport, SUPPORTED_LOG_BYTES, supportedLogPagesCodec } from '../wire/cold/log-supported.ts';
 import type { ControllerFigures, End, EndController, EndNamespace } from './end.ts';
 import { FabricController } from './fabric-controller.ts';
 import { FabricNamespace } from './fabric-namespace.ts';
+import { IDENTIFY_FIELDS, type IdentifyFigures } from './identify-rules.ts';
 
 /** OACS bit 11. */
 const MANAGES = 0x0800;
@@ -156,7 +160,13 @@ export class FabricEnd implements End {
       const { cntlid } = controller;
       const cntlids = await controller.management.controllers();
       const names = { serial: sn.trim(), model: mn.trim() };
-      return { ...names, oncs, fuses, mdts, vwc, cmic, ctratt, awun, awupf, acwu, cntlid, cntlids };
+      const identify = Object.fromEntries(IDENTIFY_FIELDS.map((name) => [name, controller.identify[name]]));
+      return {
+        ...names,
+        ...{ oncs, fuses, mdts, vwc, cmic, ctratt, awun, awupf, acwu, cntlid, cntlids },
+        identify: identify as unknown as IdentifyFigures,
+        ...(await supported(controller)),
+      };
     });
   }
 
@@ -196,6 +206,35 @@ export class FabricEnd implements End {
       if (!(error instanceof NvmeofError)) throw error; // it could not be made: nothing to close
     }
     await this.#link?.controller.close();
+  }
+}
+
+/** Of log pages and features; what is not told is not compared. */
+async function supported(controller: HostController): Promise<Pick<ControllerFigures, 'logPages' | 'features'>> {
+  const logPages = await identifiers(controller, LogPage.SupportedLogPages, (page) => {
+    const { lids } = supportedLogPagesCodec.decode(page);
+    return lids.map((dword) => dword & LogPageSupport.Supported);
+  });
+  if (logPages?.includes(LogPage.FeatureEffects) !== true) return { logPages };
+  const features = await identifiers(controller, LogPage.FeatureEffects, (page) => {
+    const { fis } = featureEffectsCodec.decode(page);
+    return fis.map((dword) => dword & FeatureEffect.Supported);
+  });
+  return { logPages, features };
+}
+
+/** @param supports of each identifier, 0 if not. */
+async function identifiers(
+  controller: HostController,
+  lid: number,
+  supports: (page: Uint8Array) => readonly number[],
+): Promise<number[] | undefined> {
+  try {
+    const flags = supports(await controller.getLogPage({ lid, nsid: 0, bytes: SUPPORTED_LOG_BYTES }));
+    return [...flags.keys()].filter((id) => flags[id] !== 0);
+  } catch (error) {
+    if (!(error instanceof NvmeStatusError)) throw error;
+    return undefined; // a target that keeps no such log
   }
 }
 

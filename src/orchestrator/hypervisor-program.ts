@@ -3,13 +3,17 @@
  * controller, and lets them go on at either end. One call at a time, each may come again.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { access, constants } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
+import type { Readable } from 'node:stream';
 import { ConfigError, TransportError } from '../util/error.ts';
 import type { DeviceFront } from './end.ts';
 
 /** A call that has not ended by then is killed, and counts as failed. */
 const CALL_MS = 10_000;
 const SAID_BYTES_MAX = 4096;
+const SHOWN_CHARS_MAX = 300;
+/** One that has failed is listened to until its stderr ends, or that long: what it has started may keep it open. */
+const LISTEN_MS = 500;
 
 /** @public */
 export class HypervisorProgram implements DeviceFront {
@@ -24,6 +28,7 @@ export class HypervisorProgram implements DeviceFront {
   /** @throws ConfigError if it cannot be run */
   async check(): Promise<void> {
     try {
+      if ((await stat(this.path)).isDirectory()) throw Object.assign(new Error('A directory'), { code: 'EISDIR' });
       await access(this.path, constants.X_OK);
     } catch (cause) {
       const reason = (cause as NodeJS.ErrnoException).code;
@@ -51,11 +56,13 @@ export class HypervisorProgram implements DeviceFront {
 
   async #call(...args: readonly string[]): Promise<void> {
     const name = `${this.path} ${args.join(' ')}`;
-    // a group of its own: Ctrl-C is for us, and we let it end what it has begun
-    const child = spawn(this.path, args, { detached: true, stdio: ['ignore', 'ignore', 'pipe'] });
+    const { child, stderr } = started(this.path, name, args);
     let said = '';
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr.setEncoding('utf8').on('data', (text: string) => {
       said = (said + text).slice(-SAID_BYTES_MAX);
+    });
+    const silent = new Promise<void>((resolve) => {
+      stderr.once('close', resolve);
     });
     let isLate = false;
     const timer = setTimeout(() => {
@@ -64,22 +71,40 @@ export class HypervisorProgram implements DeviceFront {
     }, this.#callMs);
     try {
       const ended = await new Promise<string | undefined>((resolve, reject) => {
-        child.once('error', reject);
+        child.once('error', (cause) => reject(notStarted(name, cause)));
         child.once('exit', (code, signal) => {
           resolve(code === 0 ? undefined : code === null ? `was ended by ${signal}` : `ended with ${code}`);
         });
       });
+      if (!isLate && ended === undefined) return;
+      await heard(silent);
       if (isLate) throw failure(`${name} took longer than ${this.#callMs} ms: it has to end soon, hosts wait`, said);
-      if (ended !== undefined) throw failure(`${name} ${ended}`, said);
-    } catch (cause) {
-      if (cause instanceof TransportError) throw cause;
-      throw failure(`${name} cannot be run: ${(cause as Error).message}`, '', cause);
+      throw failure(`${name} ${ended}`, said);
     } finally {
       clearTimeout(timer);
       // a child of it may have the other end still
-      child.stderr.destroy();
+      stderr.destroy();
     }
   }
+}
+
+function started(
+  path: string,
+  name: string,
+  args: readonly string[],
+): { readonly child: ChildProcess; readonly stderr: Readable } {
+  try {
+    // a group of its own: Ctrl-C is for us, and we let it end what it has begun
+    const child = spawn(path, args, { detached: true, stdio: ['ignore', 'ignore', 'pipe'] });
+    return { child, stderr: child.stderr };
+  } catch (cause) {
+    throw notStarted(name, cause);
+  }
+}
+
+function notStarted(name: string, cause: unknown): TransportError {
+  const code = (cause as NodeJS.ErrnoException).code;
+  return failure(`${name} cannot be run (${code ?? (cause as Error).message})`, '', cause);
 }
 
 function killGroup({ pid }: ChildProcess): void {
@@ -91,7 +116,27 @@ function killGroup({ pid }: ChildProcess): void {
   }
 }
 
+async function heard(silent: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, LISTEN_MS);
+  });
+  await Promise.race([silent, late]);
+  clearTimeout(timer);
+}
+
+/** Its last line, as what a terminal can be given: no escape sequences, nothing without end. */
+function lastLine(said: string): string {
+  const lines = said
+    .split(/[\r\n]+/)
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is taken out
+    .map((line) => line.replace(/\x1b\[[0-9;?]*[@-~]|[\x00-\x1f\x7f-\x9f\ufffd]/g, '').trim())
+    .filter((line) => line !== '');
+  const last = lines.at(-1) ?? '';
+  return last.length > SHOWN_CHARS_MAX ? `${last.slice(0, SHOWN_CHARS_MAX)}...` : last;
+}
+
 function failure(what: string, said: string, cause?: unknown): TransportError {
-  const last = said.trim().split('\n').at(-1) ?? '';
+  const last = lastLine(said);
   return new TransportError('NVMEOF_ERR_HYPERVISOR', last === '' ? what : `${what}: ${last}`, { cause });
 }

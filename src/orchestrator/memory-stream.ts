@@ -37,20 +37,20 @@ export class MemoryStream implements Stream {
   async first(signal: AbortSignal | undefined): Promise<void> {
     await this.#controller.trackMemory(this.#mover.ranges);
     await this.#mover.changes(); // all of it: copied below
-    this.allocatedBytes = await this.#copy(this.#mover.ranges, signal);
+    this.allocatedBytes = await this.#copy((await this.#mover.used?.()) ?? this.#mover.ranges, signal);
   }
 
-  /** In pieces: within the rate, and soon ended. */
+  /** In pieces: within the rate, and soon ended. What needs no copy (it is zero at both sides) takes nothing of the rate. */
   async #copy(runs: readonly MemoryRun[], signal: AbortSignal | undefined): Promise<number> {
     let bytes = 0;
     for (const { address, lengthBytes } of runs) {
       for (let done = 0; done < lengthBytes; done += PIECE_BYTES) {
         const piece = Math.min(PIECE_BYTES, lengthBytes - done);
-        await this.#rate.take(piece);
         signal?.throwIfAborted();
         const copied = await this.#mover.copy([{ address: address + done, lengthBytes: piece }]);
         bytes += copied;
         this.copiedBytes += copied;
+        if (copied > 0) await this.#rate.take(copied);
       }
     }
     return bytes;

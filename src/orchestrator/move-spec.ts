@@ -108,6 +108,8 @@ export interface MovePlan {
   readonly allocatedBytes: number;
   /** Of them, the memory of a VM. */
   readonly memoryBytes: number;
+  /** Of them, what is not zero at both ends, as far as that is known without reading; in `allocatedBytes`. */
+  readonly memoryUsedBytes: number;
   /** Of the pause, of what is known before anything was copied: without what is changed meanwhile. */
   readonly switchMs: number;
   /** Where it was measured (`tuning.observeMs`). */

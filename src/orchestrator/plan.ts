@@ -1,7 +1,8 @@
 /** Looks at both ends before anything is touched: what will move, and what stands against it. */
 import { isZero } from './block-copier.ts';
-import { controllerDifferences, type Difference, namespaceDifferences, reservationObstacles } from './compatibility.ts';
-import type { ControllerFigures, End, EndNamespace, FenceState } from './end.ts';
+import { controllerDifferences, namespaceDifferences, reservationObstacles } from './compatibility.ts';
+import type { ControllerFigures, End, EndNamespace, FenceState, MemoryRun } from './end.ts';
+import type { Difference } from './figure-rules.ts';
 import { followed } from './followed.ts';
 import { dirtyRateOf, forecast, readRateOf } from './forecast.ts';
 import type { MoveOptions } from './move-options.ts';
@@ -79,14 +80,17 @@ class Planner {
     const observeMs = this.#options.tuning?.observeMs ?? 0;
     const isPossible = this.#refusals.length === 0 && copied.length > 0 && observeMs > 0;
     const sources = copied.map((pair) => pair.source);
-    const memoryBytes = (this.#options.memory?.ranges ?? []).reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
-    this.#allocatedBytes += memoryBytes;
+    const { memory } = this.#options;
+    const memoryBytes = bytesIn(memory?.ranges ?? []);
+    const memoryUsedBytes = memory?.used === undefined ? memoryBytes : bytesIn(await memory.used());
+    this.#allocatedBytes += memoryUsedBytes;
     return {
       record,
       refusals: this.#refusals,
       warnings: this.#warnings,
       allocatedBytes: this.#allocatedBytes,
       memoryBytes,
+      memoryUsedBytes,
       switchMs,
       ...(isPossible ? { forecast: await this.#forecast(record, sources, observeMs, switchMs) } : {}),
     };
@@ -173,7 +177,7 @@ class Planner {
   /** What hosts were told, and would not find. */
   async #figures(pairs: readonly Pair[]): Promise<void> {
     const { source, destination } = this.#options;
-    const { kind, acceptLess } = this.#spec;
+    const { kind } = this.#spec;
     const [ours, theirs] = await Promise.all([source.figures?.(), destination.figures?.()]);
     const found: Difference[] = [];
     if (ours !== undefined && theirs !== undefined) {
@@ -185,9 +189,14 @@ class Planner {
       const who = `Namespace ${nsid} at ${destination.name}`;
       found.push(...namespaceDifferences(who, from.figures, to.figures, kind));
     }
+    this.#different('less', found);
+  }
+
+  #different(what: string, found: readonly Difference[]): void {
     for (const { severity, message } of found) {
-      if (severity === 'less' && acceptLess !== true) this.#refuse('less', message);
-      else this.#warn('less', message);
+      const isRefused = severity === 'refused' || (severity === 'less' && this.#spec.acceptLess !== true);
+      if (isRefused) this.#refuse(what, message);
+      else this.#warn(what, message);
     }
   }
 
@@ -324,7 +333,7 @@ class Planner {
     const untracked = memory === undefined ? undefined : await source.controller(controller.source).untracked?.();
     if (untracked !== undefined) this.#refuse('memory', untracked);
     const found = await source.controller(controller.source).differences?.(destination, controller.destination);
-    for (const difference of found ?? []) this.#refuse('compatibility', difference);
+    this.#different('compatibility', found ?? []);
   }
 
   /** The bitmap has the changes of everybody, so it is taken where it is there. */
@@ -412,6 +421,10 @@ export async function hasData(
     }
   }
   return false;
+}
+
+function bytesIn(runs: readonly MemoryRun[]): number {
+  return runs.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
 }
 
 function list(ids: readonly number[]): string {

@@ -1,24 +1,20 @@
 /**
  * The memory of a VM that moves to another memory, as files that its hypervisors share (/dev/shm, hugetlbfs, memory-backend-file). What its CPUs write no
  * NVMe controller can tell: it is found by comparing both files, in each round and, with the CPUs stopped, at the end. So nothing is left out, whoever
- * wrote it. Holes stay holes at both ends.
+ * wrote it. What is zero at both ends is not written: holes stay holes.
  */
-import { constants } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { NativeBinding } from '../native/binding.ts';
-import { requireNative } from '../native/load.ts';
-import { MappedMemory } from '../native/mapped-memory.ts';
-import { errnoName } from '../native/native-error.ts';
 import { ConfigError } from '../util/error.ts';
-import { isZero } from './block-copier.ts';
 import type { GuestMemoryMover, MemoryRun } from './end.ts';
+import { MemoryFile } from './memory-file.ts';
+import { RunList } from './run-list.ts';
 
 export const VM_PAGE_BYTES = 4096;
-/** Between two of them others run. */
+/** Of one read of either file. */
 const PIECE_BYTES = 1 << 20;
-/** Of one mapping; a multiple of every page size. */
-const WINDOW_BYTES = 2 ** 30;
+/** Between two turns of the event loop, where nothing is waited for. */
+const LOOKS_MAX = 256;
+const ZEROES = new Uint8Array(PIECE_BYTES);
 
 /** A part of the VM's memory: where it is in both files, and in the VM. All multiples of 4 KiB. @public */
 export interface VmMemoryRegion {
@@ -28,107 +24,124 @@ export interface VmMemoryRegion {
   readonly address?: number | undefined;
   /** In both files. Default 0. */
   readonly offsetBytes?: number | undefined;
-  /** Default: to the end of the files. */
+  /** Default: to the end of the files, which are of one size then. */
   readonly lengthBytes?: number | undefined;
 }
 
-interface Window {
-  readonly address: number;
-  readonly lengthBytes: number;
-  /** In the files. */
+interface Region extends MemoryRun {
+  /** In both files. */
   readonly offsetBytes: number;
-  readonly source: FileHandle;
-  readonly destination: FileHandle;
+  readonly source: MemoryFile;
+  readonly destination: MemoryFile;
+}
+
+/** Of both files, what is looked at. A hole is not read. */
+interface Piece {
   readonly from: Uint8Array;
   readonly to: Uint8Array;
+}
+
+class PieceReader {
+  readonly #from = new Uint8Array(PIECE_BYTES);
+  readonly #to = new Uint8Array(PIECE_BYTES);
+
+  /** Valid until the next one. */
+  async read({ source, destination }: Region, atBytes: number, lengthBytes: number): Promise<Piece> {
+    const end = atBytes + lengthBytes;
+    const [from, to] = await Promise.all([
+      source.dataFrom(atBytes) < end ? filled(source, atBytes, this.#from.subarray(0, lengthBytes)) : undefined,
+      destination.dataFrom(atBytes) < end ? filled(destination, atBytes, this.#to.subarray(0, lengthBytes)) : undefined,
+    ]);
+    const zeroes = ZEROES.subarray(0, lengthBytes);
+    return { from: from ?? zeroes, to: to ?? zeroes };
+  }
+}
+
+async function filled(file: MemoryFile, atBytes: number, into: Uint8Array): Promise<Uint8Array> {
+  await file.read(atBytes, into);
+  return into;
 }
 
 /** @public */
 export class VmMemory implements GuestMemoryMover {
   readonly ranges: readonly MemoryRun[];
-  readonly #windows: readonly Window[];
-  readonly #maps: readonly MappedMemory[];
-  readonly #files: readonly FileHandle[];
-  readonly #binding: NativeBinding;
+  readonly #regions: readonly Region[];
+  readonly #files: readonly MemoryFile[];
+  readonly #copying = new PieceReader();
+  readonly #comparing = new PieceReader();
   #isFirst = true;
 
-  private constructor(
-    ranges: readonly MemoryRun[],
-    windows: readonly Window[],
-    maps: readonly MappedMemory[],
-    files: readonly FileHandle[],
-  ) {
-    this.ranges = ranges;
-    this.#windows = windows;
-    this.#maps = maps;
+  private constructor(regions: readonly Region[], files: readonly MemoryFile[]) {
+    this.#regions = [...regions].sort((a, b) => a.address - b.address);
+    this.ranges = this.#regions.map(({ address, lengthBytes }) => ({ address, lengthBytes }));
     this.#files = files;
-    this.#binding = requireNative('Memory of a VM');
   }
 
   /**
-   * Maps the files, which must not be cut short while they are in use. The source's are only read.
+   * Opens the files. The source's are only read.
    * @throws ConfigError, NativeError without the addon
    */
   static async open(regions: readonly VmMemoryRegion[]): Promise<VmMemory> {
-    requireNative('Memory of a VM');
-    const files: FileHandle[] = [];
-    const maps: MappedMemory[] = [];
-    const windows: Window[] = [];
-    const ranges: MemoryRun[] = [];
+    const files: MemoryFile[] = [];
+    const found: Region[] = [];
     try {
       for (const region of regions) {
-        const source = await opened(region.source, constants.O_RDONLY);
+        const source = await MemoryFile.open(region.source, 'read');
         files.push(source);
-        const destination = await opened(region.destination, constants.O_RDWR);
+        const destination = await MemoryFile.open(region.destination, 'write');
         files.push(destination);
-        const range = await checkedRange(region, source, destination);
-        const { address, lengthBytes } = range;
-        for (let done = 0; done < lengthBytes; done += WINDOW_BYTES) {
-          const length = Math.min(WINDOW_BYTES, lengthBytes - done);
-          const offsetBytes = (region.offsetBytes ?? 0) + done;
-          const from = mapped(region.source, { fd: source.fd, offsetBytes, lengthBytes: length, readOnly: true });
-          maps.push(from);
-          const to = mapped(region.destination, { fd: destination.fd, offsetBytes, lengthBytes: length });
-          maps.push(to);
-          windows.push({
-            ...{ address: address + done, lengthBytes: length, offsetBytes, source, destination },
-            from: new Uint8Array(from.buffer),
-            to: new Uint8Array(to.buffer),
-          });
-        }
-        ranges.push(range);
+        found.push(checkedRegion(region, source, destination));
       }
-      checkOverlap(ranges);
-      return new VmMemory(ranges, windows, maps, files);
+      checkOverlap(found, ({ address }) => address, 'in the VM; give each its address=');
+      for (const { destination: file } of found) {
+        const same = found.filter(({ destination }) => destination.isSame(file));
+        checkOverlap(same, ({ offsetBytes }) => offsetBytes, `in ${file.path}; give each its offset= and length=`);
+      }
+      for (const { source } of found) {
+        if (!found.some(({ destination }) => destination.isSame(source))) continue;
+        const remedy = 'a VM that stays on its memory needs none';
+        throw new ConfigError(`--memory: ${source.path} is the destination as well; ${remedy}`);
+      }
+      for (const { destination, offsetBytes, lengthBytes } of found) destination.prepare(offsetBytes, lengthBytes);
+      return new VmMemory(found, files);
     } catch (error) {
-      await closeAll(maps, files);
+      await closeAll(files);
       throw error;
     }
   }
 
-  /** Of what the runs name, what is the VM's. @returns bytes copied */
+  /** What is no hole at either end: all else is zero at both. */
+  async used(): Promise<readonly MemoryRun[]> {
+    const list = new RunList(VM_PAGE_BYTES);
+    let looks = 0;
+    for (const { address, offsetBytes, lengthBytes, source, destination } of this.#regions) {
+      const end = offsetBytes + lengthBytes;
+      const both = [source.dataRuns(offsetBytes, end), destination.dataRuns(offsetBytes, end)];
+      const next = both.map((runs) => runs.next());
+      for (;;) {
+        const starts = next.map(({ value, done }) => (done === true ? Number.POSITIVE_INFINITY : value.address));
+        const first = starts[0]! <= starts[1]! ? 0 : 1;
+        const run = next[first]!.value as MemoryRun | undefined;
+        if (run === undefined) break;
+        next[first] = both[first]!.next();
+        const start = floorPage(run.address);
+        list.add(address + start - offsetBytes, ceilPage(run.address + run.lengthBytes) - start);
+        if (++looks % LOOKS_MAX === 0) await nextTurn();
+      }
+    }
+    return list.runs;
+  }
+
+  /** Of what the runs name, what is the VM's, and differs. @returns bytes written */
   async copy(runs: readonly MemoryRun[]): Promise<number> {
     let bytes = 0;
     for (const run of runs) {
-      for (const window of this.#windows) {
-        const start = Math.max(run.address, window.address) - window.address;
-        const end = Math.min(run.address + run.lengthBytes - window.address, window.lengthBytes);
-        for (let at = start; at < end; at += PIECE_BYTES) {
-          bytes += this.#copyPiece(window, at, Math.min(end, at + PIECE_BYTES));
-          if (end - at > PIECE_BYTES) await nextTurn();
-        }
+      for (const region of this.#regions) {
+        const start = Math.max(run.address, region.address);
+        const end = Math.min(run.address + run.lengthBytes, region.address + region.lengthBytes);
+        if (start >= end) continue;
+        bytes += await this.#each(region, this.#copying, start, end, (piece, at) => write(region, piece, at));
       }
-    }
-    return bytes;
-  }
-
-  #copyPiece(window: Window, start: number, end: number): number {
-    let bytes = 0;
-    for (const { from, to, atSource, atDestination } of this.#segments(window, start, end)) {
-      if (atSource) window.to.set(window.from.subarray(from, to), from);
-      else if (atDestination) window.to.fill(0, from, to);
-      else continue;
-      bytes += to - from;
     }
     return bytes;
   }
@@ -139,140 +152,113 @@ export class VmMemory implements GuestMemoryMover {
       this.#isFirst = false;
       return this.ranges;
     }
-    const runs: { address: number; lengthBytes: number }[] = [];
-    for (const window of this.#windows) {
-      for (let at = 0; at < window.lengthBytes; at += PIECE_BYTES) {
-        this.#comparePiece(window, at, Math.min(window.lengthBytes, at + PIECE_BYTES), runs);
-        await nextTurn();
-      }
+    const list = new RunList(VM_PAGE_BYTES);
+    for (const region of this.#regions) {
+      const end = region.address + region.lengthBytes;
+      await this.#each(region, this.#comparing, region.address, end, (piece, at) => {
+        for (const { from, to } of differing(piece))
+          list.add(region.address + at - region.offsetBytes + from, to - from);
+        return 0;
+      });
     }
-    return runs;
+    return list.runs;
   }
 
-  #comparePiece(window: Window, start: number, end: number, runs: { address: number; lengthBytes: number }[]): void {
-    for (const segment of this.#segments(window, start, end)) {
-      if (!differs(window, segment, segment.from, segment.to)) continue;
-      for (let at = segment.from; at < segment.to; at += VM_PAGE_BYTES) {
-        if (!differs(window, segment, at, Math.min(segment.to, at + VM_PAGE_BYTES))) continue;
-        const address = window.address + at;
-        const last = runs.at(-1);
-        if (last !== undefined && last.address + last.lengthBytes === address) last.lengthBytes += VM_PAGE_BYTES;
-        else runs.push({ address, lengthBytes: VM_PAGE_BYTES });
-      }
+  /**
+   * Piece by piece, without what is a hole in both files.
+   * @param start address in the VM, as `end`
+   * @param act at an offset in the files
+   * @returns the sum of what it returned
+   */
+  async #each(
+    region: Region,
+    reader: PieceReader,
+    start: number,
+    end: number,
+    act: (piece: Piece, atBytes: number) => Promise<number> | number,
+  ): Promise<number> {
+    const { source, destination } = region;
+    const toFile = region.offsetBytes - region.address;
+    const endBytes = end + toFile;
+    let sum = 0;
+    for (let at = start + toFile; ; ) {
+      at = Math.max(at, floorPage(Math.min(source.dataFrom(at), destination.dataFrom(at))));
+      if (at >= endBytes) return sum;
+      const length = Math.min(PIECE_BYTES, endBytes - at);
+      sum += await act(await reader.read(region, at, length), at);
+      at += length;
     }
-  }
-
-  /** Parts that are data, or a hole, throughout: to touch a hole would allocate it. */
-  *#segments(window: Window, start: number, end: number): Generator<Segment> {
-    for (let at = start; at < end; ) {
-      const ours = this.#extent(window.source, window.offsetBytes + at);
-      const theirs = this.#extent(window.destination, window.offsetBytes + at);
-      const to = Math.min(end, ours.endBytes - window.offsetBytes, theirs.endBytes - window.offsetBytes);
-      yield { from: at, to, atSource: ours.isData, atDestination: theirs.isData };
-      at = to;
-    }
-  }
-
-  #extent({ fd }: FileHandle, atBytes: number): { readonly isData: boolean; readonly endBytes: number } {
-    const data = this.#binding.seek(fd, atBytes, false);
-    if (data < 0) {
-      // a file system that cannot tell has data everywhere
-      return { isData: errnoName(data) !== 'ENXIO', endBytes: Number.POSITIVE_INFINITY };
-    }
-    if (data > atBytes) return { isData: false, endBytes: data };
-    const hole = this.#binding.seek(fd, atBytes, true);
-    return { isData: true, endBytes: hole < 0 ? Number.POSITIVE_INFINITY : wholePages(hole) };
   }
 
   /** Idempotent. */
   async close(): Promise<void> {
-    await closeAll(this.#maps, this.#files);
+    await closeAll(this.#files);
   }
 }
 
-interface Segment {
-  readonly from: number;
-  readonly to: number;
-  readonly atSource: boolean;
-  readonly atDestination: boolean;
-}
-
-function differs(window: Window, { atSource, atDestination }: Segment, from: number, to: number): boolean {
-  if (atSource && atDestination)
-    return Buffer.compare(window.from.subarray(from, to), window.to.subarray(from, to)) !== 0;
-  if (atSource) return !isZero(window.from, from, to);
-  return atDestination && !isZero(window.to, from, to);
-}
-
-const wholePages = (bytes: number): number => Math.ceil(bytes / VM_PAGE_BYTES) * VM_PAGE_BYTES;
-
-async function opened(path: string, flags: number): Promise<FileHandle> {
-  try {
-    return await open(path, flags);
-  } catch (cause) {
-    const reason = (cause as NodeJS.ErrnoException).code;
-    const remedy = 'name the file that the hypervisor shares there, such as /dev/shm/vm0';
-    throw new ConfigError(`--memory: ${path} cannot be opened (${reason}); ${remedy}`, { cause });
+async function write({ destination }: Region, piece: Piece, atBytes: number): Promise<number> {
+  let bytes = 0;
+  for (const { from, to } of differing(piece)) {
+    await destination.write(atBytes + from, piece.from.subarray(from, to));
+    bytes += to - from;
   }
+  return bytes;
 }
 
-function mapped(path: string, options: Parameters<typeof MappedMemory.map>[0]): MappedMemory {
-  try {
-    return MappedMemory.map(options);
-  } catch (cause) {
-    const reason = (cause as Error).message;
-    throw new ConfigError(`--memory: ${path} cannot be mapped (${reason})`, { cause });
+/** Runs of pages of which the second has something else than the first. */
+function differing({ from, to }: Piece): { readonly from: number; to: number }[] {
+  if (Buffer.compare(from, to) === 0) return [];
+  const found: { readonly from: number; to: number }[] = [];
+  for (let at = 0; at < from.length; at += VM_PAGE_BYTES) {
+    const end = at + VM_PAGE_BYTES;
+    if (Buffer.compare(from.subarray(at, end), to.subarray(at, end)) === 0) continue;
+    const last = found.at(-1);
+    if (last?.to === at) last.to = end;
+    else found.push({ from: at, to: end });
   }
+  return found;
 }
 
-async function checkedRange(region: VmMemoryRegion, source: FileHandle, destination: FileHandle): Promise<MemoryRun> {
+const floorPage = (bytes: number): number => Math.floor(bytes / VM_PAGE_BYTES) * VM_PAGE_BYTES;
+const ceilPage = (bytes: number): number => Math.ceil(bytes / VM_PAGE_BYTES) * VM_PAGE_BYTES;
+
+function checkedRegion(region: VmMemoryRegion, source: MemoryFile, destination: MemoryFile): Region {
   const { address = 0, offsetBytes = 0 } = region;
-  const [ours, theirs] = await Promise.all([source.stat(), destination.stat()]);
-  for (const [path, found] of [
-    [region.source, ours],
-    [region.destination, theirs],
-  ] as const) {
-    if (!found.isFile())
-      throw new ConfigError(`--memory: ${path} is no file; a VM's memory is one in /dev/shm or hugetlbfs`);
-  }
-  if (ours.dev === theirs.dev && ours.ino === theirs.ino) {
-    throw new ConfigError(
-      `--memory: ${region.source} is the destination as well; a VM that stays on its memory needs none`,
-    );
-  }
-  if (ours.size !== theirs.size) {
-    const sizes = `${region.destination} has ${theirs.size} bytes, ${region.source} has ${ours.size}`;
+  const lengthBytes = region.lengthBytes ?? source.sizeBytes - offsetBytes;
+  if (region.lengthBytes === undefined && source.sizeBytes !== destination.sizeBytes) {
+    const sizes = `${destination.path} has ${destination.sizeBytes} bytes, ${source.path} has ${source.sizeBytes}`;
     throw new ConfigError(`--memory: ${sizes}; start the VM at the destination with as much memory`);
   }
-  const lengthBytes = region.lengthBytes ?? ours.size - offsetBytes;
   for (const [name, value] of [
     ['address', address],
     ['offset', offsetBytes],
     ['length', lengthBytes],
   ] as const) {
-    if (value % VM_PAGE_BYTES !== 0)
-      throw new ConfigError(
-        `--memory: ${region.source} with ${name} ${value}; multiples of ${VM_PAGE_BYTES} are needed`,
-      );
+    if (value % VM_PAGE_BYTES === 0) continue;
+    const found = `${source.path} with ${name} ${value}`;
+    throw new ConfigError(`--memory: ${found}; multiples of ${VM_PAGE_BYTES} are needed`);
   }
-  if (lengthBytes <= 0 || offsetBytes + lengthBytes > ours.size) {
-    const found = `bytes ${offsetBytes} to ${offsetBytes + lengthBytes} of ${ours.size}`;
-    throw new ConfigError(`--memory: ${region.source} with ${found}; they have to be in it`);
+  for (const { path, sizeBytes } of [source, destination]) {
+    if (lengthBytes > 0 && offsetBytes + lengthBytes <= sizeBytes) continue;
+    const found = `bytes ${offsetBytes} to ${offsetBytes + lengthBytes} of ${sizeBytes}`;
+    throw new ConfigError(`--memory: ${path} with ${found}; they have to be in it`);
   }
-  return { address, lengthBytes };
+  if (!Number.isSafeInteger(address + lengthBytes)) {
+    throw new ConfigError(`--memory: ${source.path} at address ${address}; a VM has none above 2^53`);
+  }
+  return { address, offsetBytes, lengthBytes, source, destination };
 }
 
-function checkOverlap(ranges: readonly MemoryRun[]): void {
-  const sorted = [...ranges].sort((a, b) => a.address - b.address);
-  for (const [i, { address }] of sorted.entries()) {
+function checkOverlap(regions: readonly Region[], startOf: (region: Region) => number, where: string): void {
+  const sorted = [...regions].sort((a, b) => startOf(a) - startOf(b));
+  for (const [i, region] of sorted.entries()) {
     const before = sorted[i - 1];
-    if (before === undefined || before.address + before.lengthBytes <= address) continue;
-    const [a, b] = [before.address, address].map((value) => `0x${value.toString(16)}`);
-    throw new ConfigError(`--memory: the regions at ${a} and at ${b} overlap in the VM; give each its address=`);
+    if (before === undefined || startOf(before) + before.lengthBytes <= startOf(region)) continue;
+    const [a, b] = [before, region].map((each) => `0x${startOf(each).toString(16)}`);
+    throw new ConfigError(`--memory: the regions at ${a} and at ${b} overlap ${where}`);
   }
 }
 
-async function closeAll(maps: readonly MappedMemory[], files: readonly FileHandle[]): Promise<void> {
-  await Promise.all(maps.map((map) => map.unmap()));
+async function closeAll(files: readonly MemoryFile[]): Promise<void> {
   await Promise.all(files.map((file) => file.close()));
 }

@@ -7,7 +7,7 @@ function changesText({ record: { changes } }: MovePlan): string {
 }
 
 export function planText(plan: MovePlan, source: string, destination: string): string {
-  const { record, refusals, warnings, allocatedBytes, memoryBytes, switchMs, forecast } = plan;
+  const { record, refusals, warnings, allocatedBytes, memoryBytes, memoryUsedBytes, switchMs, forecast } = plan;
   const { controller } = record.spec;
   const lines = [
     `from ${source}`,
@@ -21,7 +21,9 @@ export function planText(plan: MovePlan, source: string, destination: string): s
         ? `namespace ${nsid}: ${size}, shared, not copied`
         : `namespace ${nsid}: ${size}, copied`;
     }),
-    ...(memoryBytes === 0 ? [] : [`memory of the VM: ${bytesText(memoryBytes)}, copied`]),
+    ...(memoryBytes === 0
+      ? []
+      : [`memory of the VM: ${bytesText(memoryBytes)}, ${bytesText(memoryUsedBytes)} of it in use, copied`]),
     `to copy: ${bytesText(allocatedBytes)}${changesText(plan)}; epoch ${record.epoch}`,
   ];
   if (forecast !== undefined) {

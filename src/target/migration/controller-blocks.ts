@@ -14,7 +14,7 @@ import {
 } from '../../wire/cold/state-blocks.ts';
 import { type Controller, KATO_MS_MAX } from '../controller.ts';
 import { type BlockType, type Loaded, wrongState } from './block-type.ts';
-import { eventRequestsBlock, functionBlock } from './function-blocks.ts';
+import { eventRequestsBlock, functionBlock, registersBlock } from './function-blocks.ts';
 import {
   anaCountsBlock,
   changedAllocatedBlock,
@@ -155,7 +155,7 @@ const BLOCKS: readonly BlockType[] = [
   lbaStatusBlock,
 ];
 /** Of one behind PCIe: the function comes first, because it has the admin queue on which its events wait. */
-const PCIE_BLOCKS: readonly BlockType[] = [functionBlock, ...BLOCKS, eventRequestsBlock];
+const PCIE_BLOCKS: readonly BlockType[] = [functionBlock, registersBlock, ...BLOCKS, eventRequestsBlock];
 
 const blocksOf = ({ memory }: Controller): readonly BlockType[] => (memory === undefined ? BLOCKS : PCIE_BLOCKS);
 

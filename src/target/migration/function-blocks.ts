@@ -1,6 +1,7 @@
 /** Blocks that only the state of a controller behind PCIe has: its function, and the Async Event Requests that its guest left with it. */
 import { AdminOpcode } from '../../spec/opcode.ts';
-import { dwordsCodec, StateBlockKind } from '../../wire/cold/state-blocks.ts';
+import { NVME_VERSION_2_1 } from '../../spec/property.ts';
+import { dwordsCodec, pcieRegistersCodec, StateBlockKind } from '../../wire/cold/state-blocks.ts';
 import { AER_LIMIT } from '../async-events.ts';
 import type { Controller } from '../controller.ts';
 import { type BlockType, wrongState } from './block-type.ts';
@@ -20,6 +21,24 @@ export const functionBlock: BlockType = {
     return { apply: applied };
   },
 };
+
+/** Nothing of it is set here: a guest that was told otherwise rings doorbells where this function has none. What else differs is for who moves it to say. */
+export const registersBlock: BlockType = {
+  kind: StateBlockKind.PcieRegisters,
+  version: 1,
+  essential: false,
+  save: ({ cap }) => pcieRegistersCodec.encode({ cap, vs: NVME_VERSION_2_1 }),
+  load(controller, bytes) {
+    const [found, mine] = [strideOf(pcieRegistersCodec.decode(bytes).cap), strideOf(controller.cap)];
+    if (found !== mine) {
+      throw wrongState(`is of a function with doorbells every ${found} bytes, this one has them every ${mine}`);
+    }
+    return {};
+  },
+};
+
+/** CAP.DSTRD. */
+const strideOf = (cap: bigint): number => 4 << Number((cap >> 32n) & 0xfn);
 
 export const eventRequestsBlock: BlockType = {
   kind: StateBlockKind.EventRequests,

@@ -24,6 +24,7 @@ export const StateBlockKind = {
   LbaStatus: 15,
   PcieFunction: 16,
   EventRequests: 17,
+  PcieRegisters: 18,
 } as const;
 
 // ---- lists ---------------------------------------------------------------------------------------------------------------------------
@@ -231,3 +232,12 @@ export type StateReservationNotice = Decoded<typeof NOTICE>;
 /** `Counter`: the number of the newest notice (once, first); `Notice`: waits in log page 80h; `Mask`: feature 82h of a namespace. */
 export const NoticeEntry = { Counter: 0, Notice: 1, Mask: 2 } as const;
 export const noticesCodec: ListCodec<StateReservationNotice> = list(structure('StateReservationNotice', 16, NOTICE));
+
+const PCIE_REGISTERS = [
+  [0, 'cap', 'u64'],
+  [8, 'vs', 'u32'],
+  [12, 'reserved', 4],
+] as const;
+/** What a guest has read of its controller's registers, and nobody can set: CAP and VS. Base 2.1 section 3.1.4. */
+export type PcieRegistersBlock = Decoded<typeof PCIE_REGISTERS>;
+export const pcieRegistersCodec: Codec<PcieRegistersBlock> = structure('PcieRegistersBlock', 16, PCIE_REGISTERS);

@@ -245,6 +245,7 @@ describe('makePlan', () => {
     const held = await pair.plan({}, { memory: new ModelMemory(), front: new ModelFront(pair.world) });
     expect(messages(held.refusals)).to.deep.equal([]);
     expect(held.memoryBytes).to.equal(64 << 12);
+    expect(held.memoryUsedBytes, 'nothing is known of holes').to.equal(64 << 12);
     expect(held.allocatedBytes).to.equal(64 << 12);
   });
 
@@ -262,7 +263,8 @@ describe('makePlan', () => {
     ] as const) {
       const found = functionDifferences(ours, other, 'X');
       expect(found).to.have.length(1);
-      expect(found[0]).to.match(says);
+      expect(found[0]!.message).to.match(says);
+      expect(found[0]!.severity).to.equal('refused');
     }
     expect(functionDifferences(ours, { ...theirs, ioQueuesMax: 9 }, 'X'), 'more').to.deep.equal([]);
   });

@@ -14,6 +14,7 @@ import {
   hostBlockCodec,
   namespacesCodec,
   noticesCodec,
+  pcieRegistersCodec,
   ReservationFlag,
   reservationsCodec,
   StateBlockKind,
@@ -145,6 +146,10 @@ const CONTENTS: Readonly<Record<number, (bytes: Uint8Array) => unknown>> = {
       key: hex(key),
     })),
   [StateBlockKind.ReservationNotices]: noticesCodec.decode,
+  [StateBlockKind.PcieRegisters]: (bytes) => {
+    const { cap, vs } = pcieRegistersCodec.decode(bytes);
+    return { cap: hex(cap), vs: hex(vs) };
+  },
 };
 
 function viewBlock({ kind, version, essential, bytes }: StateBlock): BlockView {
