@@ -2,12 +2,16 @@
  * What an operator does to a move under way: interrupts it, before and after its commit, once and twice; bounds its rate; and says what becomes of it when
  * the host writes as fast as it copies.
  */
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import type { MultipathSubsystem } from '../../src/initiator/multipath/multipath-subsystem.ts';
 import type { HostNamespace } from '../../src/initiator/namespace.ts';
+import { cli, MAIN } from '../support/cli.ts';
 import type { KillAt } from '../support/kill-at.ts';
 import { MigrateProcess, type MigrateProcessOptions } from '../support/migrate-process.ts';
 import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
@@ -15,6 +19,7 @@ import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
 type Side = 'a' | 'b';
 const OTHER: Readonly<Record<Side, Side>> = { a: 'b', b: 'a' };
 const OK = 0;
+const USAGE = 2;
 const BUDGET = 6;
 const INTERRUPTED = 130;
 const CHUNK = 64 << 10;
@@ -185,6 +190,42 @@ describe('nvmeferry migrate, and its operator', function () {
       const process = begin(limits);
       expect(await process.ended, process.stderr).to.equal(BUDGET);
       expect(process.outcome).to.equal('as-before');
+      await writer.goesOn();
+    });
+
+    it('--when-stuck ask without a terminal: refused before anything is touched, not waited for', async () => {
+      const { code, stdout, stderr } = await cli([
+        ...['migrate', 'nvme+tcp://127.0.0.1:9/nqn.none:a', 'nvme+tcp://127.0.0.1:9/nqn.none:a'],
+        ...['--when-stuck', 'ask', '--journal', journal()],
+      ]);
+      expect(code, 'no end was looked for').to.equal(USAGE);
+      expect(stdout).to.equal('');
+      expect(stderr).to.match(
+        /^.*migrate: --when-stuck ask: stdin is no terminal, so nobody could answer; say refuse, throttle or cut\n(?:\(--help.*\n)?$/,
+      );
+      expect(existsSync(journal())).to.equal(false);
+    });
+
+    it('--when-stuck ask on a terminal: asked until it is answered', async function () {
+      if (spawnSync('script', ['--version']).status !== 0) this.skip();
+      const args = [MAIN, 'migrate', pair.uri(at), pair.uri(OTHER[at]), ...common(), ...limits, '--when-stuck', 'ask'];
+      const line = [process.execPath, ...args].map((word) => `'${word}'`).join(' ');
+      // `script` makes the terminal, and writes to it what we write to it
+      const terminal = spawn('script', ['-qec', line, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
+      let said = '';
+      const answers = ['x\r', 'u\r'];
+      terminal.stdout.setEncoding('utf8').on('data', (text: string) => {
+        said += text;
+        const asked = said.split('or give [u]p? ').length - 1;
+        if (asked > 2 - answers.length) terminal.stdin.write(answers.shift()!);
+      });
+      const [code] = (await once(terminal, 'close')) as [number];
+      expect(code, said).to.equal(BUDGET);
+      expect(answers, said).to.deep.equal([]);
+      expect(said).to.match(/copying does not catch up: a cut now is a pause of about [^\n]*\r?\n/);
+      expect(said)
+        .to.match(/c, t, a or u is needed/)
+        .and.match(/everything is as before/);
       await writer.goesOn();
     });
 

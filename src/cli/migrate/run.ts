@@ -23,11 +23,7 @@ const OBSERVE_MS = 1000;
 const SALT_MAX = 2 ** 15;
 
 export async function runMove(source: string, destination: string, flags: MigrateFlags): Promise<void> {
-  if (flags.whenStuck === 'ask' && flags.throttle !== true && flags.dryRun !== true && !process.stdin.isTTY) {
-    throw new ConfigError(
-      'migrate: --when-stuck ask: stdin is no terminal where somebody could answer; say refuse, throttle or cut',
-    );
-  }
+  checkTerminal(flags);
   const teller = new Teller(flags.output);
   const onFirst = (): void =>
     teller.line('interrupted: before the commit it is undone, after it finished', { event: 'interrupted' });
@@ -43,6 +39,18 @@ export async function runMove(source: string, destination: string, flags: Migrat
       await ends.close();
     }
   });
+}
+
+/** @throws ConfigError where somebody is to be asked, and nobody would see it or could answer */
+function checkTerminal({ whenStuck, throttle, dryRun }: MigrateFlags): void {
+  if (whenStuck !== 'ask' || throttle === true || dryRun === true) return;
+  // the question goes to stderr: stdout may be a program's
+  const reason = !process.stdin.isTTY
+    ? 'stdin is no terminal, so nobody could answer'
+    : !process.stderr.isTTY
+      ? 'stderr is no terminal, so nobody would see the question'
+      : undefined;
+  if (reason !== undefined) throw new ConfigError(`migrate: --when-stuck ask: ${reason}; say refuse, throttle or cut`);
 }
 
 async function connected(context: MoveContext, signal: AbortSignal, memory: MigrateFlags['memory']): Promise<Ends> {
