@@ -154,6 +154,11 @@ export interface End {
   controller(cntlid: number): EndController;
   /** Discovery of this end names `peer` (its address for hosts) as one more way to the subsystem, or no longer. Idempotent. */
   announce(peer: { readonly address: string; readonly service: number }, isThere: boolean): Promise<void>;
+  /**
+   * Nothing is waited for beyond that moment of its clock, in milliseconds: what is under way fails then, and later calls fail at once. Undefined: each call ends as
+   * late as it does. Absent: they all end soon.
+   */
+  waitUntil?(atMs: number | undefined): void;
   close(): Promise<void>;
 }
 

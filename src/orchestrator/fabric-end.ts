@@ -8,7 +8,7 @@ import type { HostOptions } from '../initiator/options.ts';
 import { formatNvmeUri } from '../initiator/uri.ts';
 import { LogPage } from '../spec/log-page.ts';
 import { NVMEOF_PORT } from '../spec/nqn.ts';
-import { type Clock, systemClock } from '../util/clock.ts';
+import { type Clock, systemClock, type Timer } from '../util/clock.ts';
 import { ConfigError, NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
 import { FeatureEffect, featureEffectsCodec } from '../wire/cold/log-feature-effects.ts';
 import { LogPageSupport, SUPPORTED_LOG_BYTES, supportedLogPagesCodec } from '../wire/cold/log-supported.ts';
@@ -25,7 +25,11 @@ const CONNECT_TIMEOUT_MS = 3000;
 /** How long a connection is tried for, by a call that needs one. */
 const PATIENCE_MS = 5000;
 const RETRY_MS = 100;
+/** Who asks again at once of an end that was not there gets the same answer: less than any pause between attempts. */
+const STILL_GONE_MS = 300;
 const IO_QUEUES = 4;
+/** Longer ones would go off at once. */
+const TIMER_MS_MAX = 0x7fffffff;
 
 /** A connection, and what depends on it. */
 export interface Link {
@@ -42,7 +46,12 @@ export class FabricEnd implements End {
   readonly clock: Clock;
   #link: Link | undefined;
   #connecting: Promise<Link> | undefined;
+  /** Of `#connecting`: its reason is what those who wait for it are told. */
+  #connectAbort = new AbortController();
+  #gone: { readonly atMs: number; readonly error: NvmeofError } | undefined;
   #isClosed = false;
+  #isLate = false;
+  #lateTimer: Timer | undefined;
   /** Suspended over a connection: it may run again once that is lost. */
   readonly #suspended = new Map<number, number>();
 
@@ -87,9 +96,11 @@ export class FabricEnd implements End {
 
   /** The connection of the moment, or a new one. @throws TransportError */
   async link(): Promise<Link> {
-    if (this.#isClosed) throw new TransportError('NVMEOF_ERR_CLOSED', `${this.name} was closed`);
+    if (this.#isClosed) throw this.#closedError();
+    if (this.#isLate) throw this.#lateError();
     const link = this.#link;
     if (link?.controller.association !== undefined) return link;
+    if (this.#gone !== undefined && this.clock.nowMs() - this.#gone.atMs < STILL_GONE_MS) throw this.#gone.error;
     this.#connecting ??= this.#reconnect().finally(() => {
       this.#connecting = undefined;
     });
@@ -97,22 +108,57 @@ export class FabricEnd implements End {
   }
 
   async #reconnect(): Promise<Link> {
+    this.#connectAbort = new AbortController();
+    const { signal } = this.#connectAbort;
     await this.#link?.controller.close();
     const deadlineMs = this.clock.nowMs() + PATIENCE_MS;
     for (;;) {
       try {
-        const link = await this.#connect(undefined);
+        signal.throwIfAborted();
+        const link = await this.#connect(signal);
+        if (signal.aborted) {
+          await link.controller.close();
+          throw signal.reason;
+        }
         this.#link = link;
-        if (this.#isClosed) await link.controller.close();
+        this.#gone = undefined;
         return link;
       } catch (error) {
-        const isFinal = error instanceof ConfigError || this.#isClosed;
-        if (isFinal || this.clock.nowMs() >= deadlineMs) throw unreachable(this.name, error);
+        if (signal.aborted) throw signal.reason;
+        if (error instanceof ConfigError || this.clock.nowMs() >= deadlineMs) {
+          const gone = unreachable(this.name, error);
+          this.#gone = { atMs: this.clock.nowMs(), error: gone };
+          throw gone;
+        }
         await new Promise<void>((resolve) => {
           this.clock.setTimer(resolve, RETRY_MS);
         });
       }
     }
+  }
+
+  waitUntil(atMs: number | undefined): void {
+    this.#lateTimer?.cancel();
+    this.#lateTimer = undefined;
+    this.#isLate = false;
+    if (atMs === undefined) return;
+    const late = (): void => {
+      this.#isLate = true;
+      const error = this.#lateError();
+      this.#connectAbort.abort(error);
+      this.#link?.controller.association?.fail(error);
+    };
+    const ms = Math.min(Math.max(0, atMs - this.clock.nowMs()), TIMER_MS_MAX);
+    this.#lateTimer = this.clock.setTimer(late, ms);
+  }
+
+  #lateError(): TransportError {
+    const why = this.#gone === undefined ? '' : ` (${this.#gone.error.message})`;
+    return new TransportError('NVMEOF_ERR_PATIENCE', `${this.name} has not answered in time${why}`);
+  }
+
+  #closedError(): TransportError {
+    return new TransportError('NVMEOF_ERR_CLOSED', `${this.name} was closed`);
   }
 
   /** What can be repeated: once more over a new connection, if the one it began on is lost. */
@@ -200,6 +246,8 @@ export class FabricEnd implements End {
 
   async close(): Promise<void> {
     this.#isClosed = true;
+    this.waitUntil(undefined);
+    this.#connectAbort.abort(this.#closedError());
     try {
       await this.#connecting;
     } catch (error) {

@@ -1,4 +1,3 @@
-import type { LiveMigration } from '../initiator/live-migration.ts';
 import type { HostNamespace } from '../initiator/namespace.ts';
 import { NvmeofError, NvmeStatusError, TransportError } from '../util/error.ts';
 import type { IdentifyController } from '../wire/cold/identify-controller.ts';
@@ -6,11 +5,13 @@ import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import type { EndNamespace, EndNamespaceIdentity, FenceState, NamespaceFigures } from './end.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
 import { FabricDestination, FabricSource } from './fabric-volume.ts';
+import { pastOtherSession } from './other-session.ts';
 import type { BlockRun, DestinationVolume, SourceVolume } from './volume.ts';
 
 const STATUS_MASK = 0x7ff;
 const INVALID_OPCODE = 0x001;
 const INVALID_FIELD = 0x002;
+const COMMAND_SEQUENCE_ERROR = 0x00c;
 
 /** A namespace as the managing controller sees it; its volumes are those of one connection. */
 export class FabricNamespace implements EndNamespace {
@@ -39,7 +40,7 @@ export class FabricNamespace implements EndNamespace {
       eui64: hex(identify.eui64),
     };
     this.figures = figuresOf(identify, link.controller.identify);
-    this.source = new LinkedSource(namespace, link.migration);
+    this.source = new LinkedSource(end, namespace, link);
     this.destination = new FabricDestination(namespace);
   }
 
@@ -87,7 +88,12 @@ export class FabricNamespace implements EndNamespace {
   }
 
   async limitWrites(bytesPerSecond: number | undefined): Promise<void> {
-    await this.#end.repeat(({ migration }) => migration.limitWrites(this.identity.nsid, bytesPerSecond));
+    const { nsid } = this.identity;
+    await this.#end.repeat((link) =>
+      unlessHeld(this.#end, link, `writes to namespace ${nsid} are limited`, () =>
+        link.migration.limitWrites(nsid, bytesPerSecond),
+      ),
+    );
   }
 }
 
@@ -109,11 +115,15 @@ function figuresOf(identify: IdentifyNamespace, controller: IdentifyController):
 
 /** Where a controller does not say which blocks are allocated, all of them may be. */
 class LinkedSource extends FabricSource {
+  readonly #end: FabricEnd;
   readonly #namespace: HostNamespace;
+  readonly #link: Link;
 
-  constructor(namespace: HostNamespace, migration: LiveMigration) {
-    super(namespace, migration);
+  constructor(end: FabricEnd, namespace: HostNamespace, link: Link) {
+    super(namespace, link.migration);
+    this.#end = end;
     this.#namespace = namespace;
+    this.#link = link;
   }
 
   override async *allocated(signal: AbortSignal | undefined): AsyncGenerator<BlockRun> {
@@ -135,8 +145,19 @@ class LinkedSource extends FabricSource {
     if (!this.#namespace.active) {
       throw new TransportError('NVMEOF_ERR_PATH', `Namespace ${this.#namespace.nsid} is not there any more`);
     }
-    await super.startTracking();
+    const what = `changes of namespace ${this.#namespace.nsid} are followed`;
+    await unlessHeld(this.#end, this.#link, what, () => super.startTracking());
   }
+}
+
+/** Waits for the end of a session that is gone. That another manager has it is no newer epoch, of which the same status tells elsewhere. */
+function unlessHeld(end: FabricEnd, link: Link, what: string, act: () => Promise<void>): Promise<void> {
+  const isHeld = (error: unknown): boolean =>
+    error instanceof NvmeStatusError && (error.status & STATUS_MASK) === COMMAND_SEQUENCE_ERROR;
+  return pastOtherSession(end, link, act, isHeld, (cause) => {
+    const remedy = 'end that move, or wait until its keep alive time-out has ended what is left of it';
+    return new NvmeofError('NVMEOF_ERR_HELD', `${end.name}: ${what} by another manager: ${remedy}`, { cause });
+  });
 }
 
 function hex(bytes: Uint8Array | undefined): string | undefined {

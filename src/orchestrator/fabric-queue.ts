@@ -4,12 +4,10 @@ import { SpecificStatus, Status } from '../spec/status.ts';
 import { NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
 import type { ResidentQueueLog } from '../wire/cold/log-migration.ts';
 import type { QueueDevice } from './change-queue.ts';
-import type { FabricEnd } from './fabric-end.ts';
+import type { FabricEnd, Link } from './fabric-end.ts';
+import { pastOtherSession } from './other-session.ts';
 
 const STATUS_MASK = 0x7ff;
-/** A queue of a manager that is gone goes with its connection, which the target may not have noticed yet. */
-const CREATE_PATIENCE_MS = 5000;
-const CREATE_RETRY_MS = 100;
 
 export class FabricQueue implements QueueDevice {
   readonly name: string;
@@ -29,30 +27,23 @@ export class FabricQueue implements QueueDevice {
   }
 
   async open(): Promise<void> {
-    const { migration } = await this.#end.link();
-    const cdqid = await this.#create(migration);
-    this.#queue = { migration, cdqid };
-    await migration.trackUserData(cdqid, true);
+    const link = await this.#end.link();
+    const cdqid = await this.#create(link);
+    this.#queue = { migration: link.migration, cdqid };
+    await link.migration.trackUserData(cdqid, true);
   }
 
-  async #create(migration: LiveMigration): Promise<number> {
-    const { clock } = this.#end;
-    const deadlineMs = clock.nowMs() + CREATE_PATIENCE_MS;
-    for (;;) {
-      try {
-        return await migration.createQueue(this.#cntlid, this.#slots);
-      } catch (error) {
-        const status = statusOf(error);
-        if (status !== Status.InvalidField && status !== SpecificStatus.NotEnoughResources) throw error;
-        if (clock.nowMs() >= deadlineMs) throw this.#refused(status, error);
-        await new Promise<void>((resolve) => {
-          clock.setTimer(resolve, CREATE_RETRY_MS);
-        });
-      }
-    }
+  #create(link: Link): Promise<number> {
+    return pastOtherSession(
+      this.#end,
+      link,
+      () => link.migration.createQueue(this.#cntlid, this.#slots),
+      (error) => [Status.InvalidField, SpecificStatus.NotEnoughResources].some((one) => one === statusOf(error)),
+      (error) => this.#refused(statusOf(error), error),
+    );
   }
 
-  #refused(status: number, cause: unknown): NvmeofError {
+  #refused(status: number | undefined, cause: unknown): NvmeofError {
     const why =
       status === Status.InvalidField
         ? 'it has one already: end the migration that made it'

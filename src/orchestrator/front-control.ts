@@ -19,11 +19,14 @@ export interface FrontReport {
 }
 
 interface Waiting {
+  readonly timer: NodeJS.Timeout;
   readonly resolve: (status: FrontReport) => void;
   readonly reject: (error: Error) => void;
 }
 
 const LINE_BYTES_MAX = 1 << 20;
+/** What has no answer by then has failed: hosts wait. */
+const CALL_MS = 10_000;
 
 /** `code` of the error that says so: a front that is gone takes the device of its VM with it, for ever. */
 export const FRONT_GONE = 'NVMEOF_ERR_FRONT_GONE';
@@ -32,6 +35,7 @@ export const FRONT_GONE = 'NVMEOF_ERR_FRONT_GONE';
 export class FrontControl implements DeviceFront {
   readonly path: string;
   readonly #sockets: FrontSockets;
+  readonly #callMs: number;
   /** Undefined: not connected yet, or not any more. */
   #socket: net.Socket | undefined;
   #connecting: Promise<void> | undefined;
@@ -41,9 +45,10 @@ export class FrontControl implements DeviceFront {
   #isClosed = false;
 
   /** Connects when it is first needed, and again if the front has ended the connection but is there. */
-  constructor(path: string, sockets: FrontSockets) {
+  constructor(path: string, sockets: FrontSockets, options: { readonly callMs?: number } = {}) {
     this.path = path;
     this.#sockets = sockets;
+    this.#callMs = options.callMs ?? CALL_MS;
   }
 
   /** @throws ConfigError if nobody listens there */
@@ -123,8 +128,14 @@ export class FrontControl implements DeviceFront {
     }
     return new Promise((resolve, reject) => {
       const id = this.#nextId++;
-      this.#waiting.set(id, { resolve, reject });
-      this.#socket!.write(`${JSON.stringify({ id, ...request })}\n`);
+      const socket = this.#socket!;
+      // a late answer must not come to another question
+      const timer = setTimeout(() => {
+        this.#lost(socket, `no answer for ${this.#callMs} ms; see whether its process is stopped`);
+        socket.destroy();
+      }, this.#callMs);
+      this.#waiting.set(id, { timer, resolve, reject });
+      socket.write(`${JSON.stringify({ id, ...request })}\n`);
     });
   }
 
@@ -150,6 +161,7 @@ export class FrontControl implements DeviceFront {
       return;
     }
     this.#waiting.delete(id as number);
+    clearTimeout(waiting.timer);
     if (typeof error === 'string') waiting.reject(new ConfigError(`Front at ${this.path}: ${error}`));
     else waiting.resolve(status as FrontReport);
   }
@@ -158,7 +170,10 @@ export class FrontControl implements DeviceFront {
   #lost(socket: net.Socket, reason: string): void {
     if (this.#socket !== socket) return;
     this.#socket = undefined;
-    for (const { reject } of this.#waiting.values()) reject(this.#failure(reason));
+    for (const { timer, reject } of this.#waiting.values()) {
+      clearTimeout(timer);
+      reject(this.#failure(reason));
+    }
     this.#waiting.clear();
   }
 

@@ -21,6 +21,10 @@ const IN_FLIGHT_BYTES_MIN = 2 << 20;
 const THROTTLE_BYTES_MIN = 64 << 10;
 const RESTARTS_MAX = 2;
 const RETRY_MS = 500;
+const PATIENCE_MS = 60_000;
+
+export const retryMsOf = (tuning: MoveTuning | undefined): number => tuning?.retryMs ?? RETRY_MS;
+export const patienceMsOf = (tuning: MoveTuning | undefined): number => tuning?.patienceMs ?? PATIENCE_MS;
 
 interface CopiedNamespace {
   readonly planned: PlannedNamespace;
@@ -60,6 +64,11 @@ export class MoveWork {
 
   get tuning(): MoveTuning {
     return this.options.tuning ?? {};
+  }
+
+  /** Of a rollback, or of a step after the commit, for both ends. */
+  get patienceMs(): number {
+    return patienceMsOf(this.tuning);
   }
 
   get epoch(): bigint {
@@ -143,7 +152,7 @@ export class MoveWork {
         if (!isLost || this.report.restarts >= restartsMax || this.options.signal?.aborted === true) throw error;
         this.report.restarts++;
         this.options.onEvent?.({ event: 'retry', step: 'pre-copy', message: messageOf(error) });
-        await this.wait(this.tuning.retryMs ?? RETRY_MS);
+        await this.wait(retryMsOf(this.tuning));
       }
     }
   }

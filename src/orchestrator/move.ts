@@ -11,7 +11,7 @@ import type { MoveOptions } from './move-options.ts';
 import type { MoveReport, StepTime } from './move-report.ts';
 import type { MovePlan, MoveRecord, PlannedNamespace } from './move-spec.ts';
 import { type MoveStatus, moveStatus } from './move-status.ts';
-import { MoveWork } from './move-work.ts';
+import { MoveWork, patienceMsOf, retryMsOf } from './move-work.ts';
 import { makePlan } from './plan.ts';
 import {
   AFTER_COMMIT,
@@ -24,12 +24,11 @@ import {
   type StepDeps,
   stepsOf,
 } from './steps.ts';
+import { type Left, undoSteps } from './undo.ts';
 
 const BLACKOUT_BUDGET_MS = 300;
 const BLACKOUT_LIMIT_MS = 15_000;
 const BUDGETS_IN_LIMIT = 10;
-const RETRY_MS = 500;
-const PATIENCE_MS = 60_000;
 
 export class Move {
   readonly #options: MoveOptions;
@@ -130,6 +129,7 @@ export class Move {
         }
         this.#signal.throwIfAborted();
         await this.#guard(work);
+        this.#signal.throwIfAborted();
       } catch (error) {
         await this.#failed(work, error);
       }
@@ -169,8 +169,15 @@ export class Move {
   async #once(act: () => Promise<void>): Promise<MoveReport> {
     assert(!this.#isRunning, 'A move runs once');
     this.#isRunning = true;
+    this.#waitUntil(undefined);
     await act();
     return this.report;
+  }
+
+  /** Both ends fail what is not answered by then. */
+  #waitUntil(atMs: number | undefined): void {
+    const { source, destination } = this.#options;
+    for (const end of [source, destination]) end.waitUntil?.(atMs === Number.POSITIVE_INFINITY ? undefined : atMs);
   }
 
   #begin(record: MoveRecord, switchMs: number): MoveWork {
@@ -216,6 +223,7 @@ export class Move {
     const message = `The pause has lasted ${limitMs} ms, longer than any that was planned: see what made the last copy slow`;
     const late = new MoveError('NVMEOF_ERR_MOVE_BUDGET', message, 'as-before');
     const timer = clock.setTimer(() => this.#late.abort(late), limitMs);
+    this.#waitUntil(this.#pausedAtMs + limitMs);
     this.#late.signal.addEventListener('abort', () => timer.cancel(), { once: true });
     this.#limit = timer;
   }
@@ -282,6 +290,7 @@ export class Move {
 
   async #commit(): Promise<void> {
     this.#limit?.cancel();
+    this.#waitUntil(undefined);
     try {
       await this.#options.journal.note({ step: COMMIT_ENTRY, state: 'done' });
     } catch (error) {
@@ -309,10 +318,12 @@ export class Move {
   /** Again and again, with patience. */
   async #until(outcome: MoveOutcome, name: string, act: () => Promise<void>): Promise<void> {
     const { clock, tuning, onEvent } = this.#options;
-    const deadlineMs = clock.nowMs() + (tuning?.patienceMs ?? PATIENCE_MS);
+    const deadlineMs = clock.nowMs() + patienceMsOf(tuning);
+    this.#waitUntil(deadlineMs);
     for (;;) {
       try {
         await act();
+        this.#waitUntil(undefined);
         return;
       } catch (error) {
         if (isSuperseded(error)) {
@@ -321,11 +332,11 @@ export class Move {
         }
         if (error instanceof MoveError && error.code === 'NVMEOF_ERR_MOVE_STATE') throw error;
         if (clock.nowMs() >= deadlineMs) {
-          const message = `The move is committed, but step ${name} does not succeed (${messageOf(error)}): resume it when that is mended`;
+          const message = `The move is committed, but step ${name} does not succeed (${messageOf(error)}): ${KEPT}, resume it when that is mended`;
           throw new MoveError('NVMEOF_ERR_MOVE_FAILED', message, outcome, { cause: error });
         }
         onEvent?.({ event: 'retry', step: name, message: messageOf(error) });
-        await this.#work!.wait(tuning?.retryMs ?? RETRY_MS);
+        await this.#work!.wait(retryMsOf(tuning));
       }
     }
   }
@@ -356,7 +367,8 @@ export class Move {
       state: 'begun',
       ...(reason === undefined ? {} : { detail: { reason } }),
     });
-    const deadlineMs = clock.nowMs() + (tuning?.patienceMs ?? PATIENCE_MS);
+    const deadlineMs = clock.nowMs() + patienceMsOf(tuning);
+    this.#waitUntil(deadlineMs);
     const has = (name: string, state: JournalEntry['state']): boolean =>
       journal.entries.some((entry) => entry.step === name && entry.state === state);
     // a step whose note failed may be in the journal, and may not: this process knows what it has begun
@@ -364,44 +376,31 @@ export class Move {
     const steps = stepsOf(BEFORE_COMMIT, work.record)
       .filter(({ name }) => (has(name, 'begun') || begun.has(name)) && !has(name, 'undone'))
       .reverse();
-    let urgent: readonly Step[] = steps.filter(({ undoing }) => undoing === 'first');
-    let rest: readonly Step[] = steps.filter(({ undoing }) => undoing !== 'first');
-    for (;;) {
-      const failures: unknown[] = [];
-      while (urgent.length > 0 && (await this.#undo(urgent[0]!, work, failures))) urgent = urgent.slice(1);
-      if (urgent.length === 0) this.#goesOn();
-      const again: Step[] = [];
-      for (const step of rest) if (!(await this.#undo(step, work, failures))) again.push(step);
-      rest = again;
-      if (failures.length === 0) break;
-      if (clock.nowMs() >= deadlineMs) {
-        const names = [...urgent, ...rest].map(({ name }) => name).join(', ');
-        const said = reason === undefined ? '' : `${reason}; `;
-        const message = `${said}not undone yet: ${names} (${messageOf(failures[0])}): abort the move again when that is mended`;
-        throw new MoveError('NVMEOF_ERR_MOVE_FAILED', message, 'unfinished', { cause: failures[0] });
-      }
-      await work.wait(tuning?.retryMs ?? RETRY_MS);
-    }
+    const left = await undoSteps({
+      ...{ steps, clock, deadlineMs, retryMs: retryMsOf(tuning) },
+      undo: (step) => this.#undo(step, work),
+      onUrgentDone: () => this.#goesOn(),
+    });
+    if (left.length > 0) throw unfinished(left, reason);
+    this.#waitUntil(undefined);
     await this.#tryNote({ step: MOVE_ENTRY, state: 'undone' });
     this.#end('as-before');
   }
 
-  /** @returns false if it has to be tried again */
-  async #undo(step: Step, work: MoveWork, failures: unknown[]): Promise<boolean> {
+  /** @throws if it has to be tried again */
+  async #undo(step: Step, work: MoveWork): Promise<void> {
     const { onEvent } = this.#options;
     try {
       await step.undo?.(this.#deps(work));
     } catch (error) {
       if (step.undoing !== 'once') {
-        failures.push(error);
         onEvent?.({ event: 'retry', step: step.name, message: messageOf(error) });
-        return false;
+        throw error;
       }
       work.warn(`Step ${step.name} could not be undone and ends with the connection: ${messageOf(error)}`);
     }
     await this.#tryNote({ step: step.name, state: 'undone' });
     onEvent?.({ event: 'step', step: step.name, state: 'undone' });
-    return true;
   }
 
   /** Undoing does not depend on its record: who reads an older one undoes it again. */
@@ -418,6 +417,20 @@ export class Move {
     this.#report.outcome = outcome;
     this.#report.totalMs = this.#options.clock.nowMs() - this.#startMs;
   }
+}
+
+/** Of a move that is not over. */
+const KEPT = 'the journal is kept';
+
+function unfinished(left: readonly Left[], reason: string | undefined): MoveError {
+  const said = reason === undefined ? '' : `${reason}; `;
+  const names = left.map(({ step }) => step.name).join(', ');
+  // one for each end at most, in the order of its steps
+  const errors = [...new Set(left.flatMap(({ error }) => (error === undefined ? [] : [messageOf(error)])))];
+  const why = errors.length === 0 ? 'there was no time' : errors.join('; ');
+  const message = `${said}not undone yet: ${names} (${why}): ${KEPT}, abort the move again when that is mended`;
+  const cause = left.find(({ error }) => error !== undefined)?.error;
+  return new MoveError('NVMEOF_ERR_MOVE_FAILED', message, 'unfinished', { cause });
 }
 
 function stateError(message: string): MoveError {

@@ -48,14 +48,15 @@ export interface Step {
   readonly take: (deps: StepDeps) => Promise<unknown>;
   /** Before the commit only. */
   readonly undo?: (deps: StepDeps) => Promise<void>;
-  /**
-   * `first`: hosts or the guest wait for it, and those that come after it need it. `once`: it ends with the connection anyway.
-   * Default: until it succeeds, but nobody waits for it.
-   */
+  /** The end that has to be there for it. */
+  readonly undoneAt?: 'source' | 'destination';
+  /** Only once that one is undone, or was never begun. */
+  readonly undoneAfter?: StepName;
+  /** `first`: hosts or the guest wait for it. `once`: it ends with the connection anyway. Default: until it succeeds, but nobody waits for it. */
   readonly undoing?: 'first' | 'once';
 }
 
-/** How long the source stays closed in a rollback for a destination that does not answer. */
+/** How long the source stays closed in a rollback for a destination that does not answer: never for more than half of the patience. */
 const UNDO_WAIT_MS = 2000;
 
 export const BEFORE_COMMIT: readonly Step[] = [
@@ -74,12 +75,16 @@ export const BEFORE_COMMIT: readonly Step[] = [
       const open = wasOpen.filter((one) => !stay.includes(one));
       await all(open, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)));
     },
+    undoneAt: 'destination',
+    // which closes it as well
+    undoneAfter: 'close-source',
   },
   {
     name: 'announce',
     kind: 'namespaces',
     take: ({ work }) => announce(work, true),
     undo: ({ work }) => announce(work, false),
+    undoneAt: 'source',
   },
   {
     name: 'pre-copy',
@@ -88,6 +93,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
       const results = await Promise.allSettled([work.stopCopying(), work.stopTrackingMemory()]);
       for (const result of results) if (result.status === 'rejected') throw result.reason;
     },
+    undoneAt: 'source',
     undoing: 'once',
   },
   {
@@ -102,6 +108,8 @@ export const BEFORE_COMMIT: readonly Step[] = [
       await work.sourceController.resume();
       await unlessGone(work, async (front) => front.resume('source'));
     },
+    undoneAt: 'source',
+    undoneAfter: 'close-source',
     undoing: 'first',
   },
   {
@@ -109,6 +117,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
     pauses: true,
     take: ({ work }) => eachAt(work.atSource(), (namespace) => namespace.setFence(false, work.epoch)),
     undo: reopenSource,
+    undoneAt: 'source',
     undoing: 'first',
   },
   {
@@ -137,6 +146,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
         await unlessSuperseded(work, () => namespace.setReservations(status, work.undoEpoch));
       });
     },
+    undoneAt: 'destination',
   },
   {
     name: 'state',
@@ -147,6 +157,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
       return { state: base64(state) };
     },
     undo: ({ work }) => work.destinationController.reset(),
+    undoneAt: 'destination',
   },
 ];
 
@@ -216,7 +227,7 @@ async function reopenSource({ work }: StepDeps): Promise<void> {
       all(namespaces, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(false, work.undoEpoch))),
     )
     .catch((error) => work.warn(`The destination could not be told of the rollback: ${messageOf(error)}`));
-  await work.atMost(UNDO_WAIT_MS, work.closing);
+  await work.atMost(Math.min(UNDO_WAIT_MS, work.patienceMs / 2), work.closing);
   await all(await work.atSource(), ({ namespace }) =>
     unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)),
   );

@@ -16,6 +16,7 @@ import type {
 } from '../../src/orchestrator/end.ts';
 import type { JournalEntry, MoveJournal } from '../../src/orchestrator/journal.ts';
 import type { BlockRun, ChangeSnapshot, DestinationVolume, SourceVolume } from '../../src/orchestrator/volume.ts';
+import type { Clock, Timer } from '../../src/util/clock.ts';
 import { NvmeStatusError, TransportError } from '../../src/util/error.ts';
 
 export const MODEL_BLOCK = 512;
@@ -137,6 +138,8 @@ export class ModelTarget {
   isDurable = true;
   figures: ControllerFigures | undefined;
   isUp = true;
+  /** Nothing comes back, as behind a link that is cut. */
+  isSilent = false;
   /** Grows with every restart: what belonged to a connection is gone. */
   generation = 0;
   subnqn = 'nqn.2024-01.org.example:moved';
@@ -169,11 +172,43 @@ export class ModelTarget {
   }
 }
 
+const UNANSWERED_MS = 15_000;
+
 export class ModelEnd implements End {
   readonly target: ModelTarget;
+  readonly #clock: Clock | undefined;
+  readonly #unanswered = new Set<() => void>();
+  #isLate = false;
+  #lateTimer: Timer | undefined;
 
-  constructor(target: ModelTarget) {
+  /** @param clock needed where targets become silent */
+  constructor(target: ModelTarget, clock?: Clock) {
     this.target = target;
+    this.#clock = clock;
+  }
+
+  waitUntil(atMs: number | undefined): void {
+    this.#lateTimer?.cancel();
+    this.#isLate = false;
+    if (atMs === undefined || this.#clock === undefined) return;
+    const late = (): void => {
+      this.#isLate = true;
+      for (const giveUp of this.#unanswered) giveUp();
+    };
+    this.#lateTimer = this.#clock.setTimer(late, atMs - this.#clock.nowMs());
+  }
+
+  #notAnswered(): Promise<never> {
+    return new Promise((_, reject) => {
+      const giveUp = (): void => {
+        timer.cancel();
+        this.#unanswered.delete(giveUp);
+        reject(new TransportError('NVMEOF_ERR_TIMEOUT', `${this.target.name} does not answer`));
+      };
+      const timer = this.#clock!.setTimer(giveUp, UNANSWERED_MS);
+      this.#unanswered.add(giveUp);
+      if (this.#isLate) giveUp();
+    });
   }
 
   get name(): string {
@@ -185,6 +220,7 @@ export class ModelEnd implements End {
 
   call<T>(name: string, act: () => T): Promise<T> {
     const { world } = this.target;
+    if (this.target.isSilent) return this.#notAnswered();
     return world.call(`${this.target.name} ${name}`, () => {
       if (!this.target.isUp) throw new TransportError('ECONNREFUSED', `${this.target.name} is not there`);
       return act();

@@ -204,6 +204,20 @@ describe("the front's control socket", () => {
     await made.close();
     expect(fs.existsSync(stale)).to.equal(false);
   });
+
+  it("a front that does not answer has failed, and its late answer is nobody's", async () => {
+    const control = new FrontControl(path, SOCKETS, { callMs: 30 });
+    controls.push(control);
+    let release = (): void => {};
+    front.hold = new Promise((resolve) => {
+      release = resolve;
+    });
+    expect(await errorOf(control.pause())).to.match(/no answer for 30 ms; see whether its process is stopped/);
+    release();
+    front.hold = undefined;
+    await control.attach('destination');
+    expect(front.calls).to.deep.equal(['pause', 'attach /run/b.sock']);
+  });
 });
 
 async function errorOfOrNone(work: Promise<unknown>): Promise<string | undefined> {

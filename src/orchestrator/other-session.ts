@@ -1,0 +1,38 @@
+/**
+ * What the connection of another manager holds: changes that are followed, a queue, a limit of writes. That of an orchestrator that is gone, or of a link that was
+ * cut, holds it until the target has noticed: up to twice its Keep Alive Timeout.
+ */
+import type { Clock } from '../util/clock.ts';
+import type { Link } from './fabric-end.ts';
+
+const RETRY_MS = 100;
+/** Beyond the time-outs: the target's timers, and the way. */
+const MARGIN_MS = 2000;
+/** Of a session that has none, or of another program: what hosts usually ask for. */
+const KATO_MS = 5000;
+
+/**
+ * Tries until it is no longer held, for as long as a session that is gone may hold it. The other's time-out is not known: it is taken for ours.
+ * @param isHeld the failure says so @param held what is thrown in the end
+ */
+export async function pastOtherSession<T>(
+  { clock }: { readonly clock: Clock },
+  { controller }: Link,
+  act: () => Promise<T>,
+  isHeld: (error: unknown) => boolean,
+  held: (error: unknown) => Error,
+): Promise<T> {
+  const { katoMs } = controller.options;
+  const deadlineMs = clock.nowMs() + 2 * (katoMs === 0 ? KATO_MS : katoMs) + MARGIN_MS;
+  for (;;) {
+    try {
+      return await act();
+    } catch (error) {
+      if (!isHeld(error)) throw error;
+      if (clock.nowMs() >= deadlineMs) throw held(error);
+      await new Promise<void>((resolve) => {
+        clock.setTimer(resolve, RETRY_MS);
+      });
+    }
+  }
+}
