@@ -148,8 +148,9 @@ export class FabricEnd implements End {
       this.#connectAbort.abort(error);
       this.#link?.controller.association?.fail(error);
     };
-    const ms = Math.min(Math.max(0, atMs - this.clock.nowMs()), TIMER_MS_MAX);
-    this.#lateTimer = this.clock.setTimer(late, ms);
+    const ms = atMs - this.clock.nowMs();
+    if (ms <= 0) late();
+    else this.#lateTimer = this.clock.setTimer(late, Math.min(ms, TIMER_MS_MAX));
   }
 
   #lateError(): TransportError {

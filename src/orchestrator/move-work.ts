@@ -75,8 +75,8 @@ export class MoveWork {
     return BigInt(this.record.epoch);
   }
 
-  /** Of a rollback: newer than that of the move, so that nothing that is late undoes it. */
-  get undoEpoch(): bigint {
+  /** Of what ends the move, either way: newer than that of the move, so that nothing of it that is late closes what was opened. */
+  get endEpoch(): bigint {
     return this.epoch + 1n;
   }
 

@@ -73,7 +73,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
         work.warn(`Namespace ${planned.nsid} stays closed at ${work.options.destination.name}: what it held is gone`);
       }
       const open = wasOpen.filter((one) => !stay.includes(one));
-      await all(open, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)));
+      await all(open, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(true, work.endEpoch)));
     },
     undoneAt: 'destination',
     // which closes it as well
@@ -143,7 +143,7 @@ export const BEFORE_COMMIT: readonly Step[] = [
         const now = await namespace.reservations();
         if (before === undefined ? now === undefined : now !== undefined && before === base64(now)) return;
         const status = before === undefined ? undefined : new Uint8Array(Buffer.from(before, 'base64'));
-        await unlessSuperseded(work, () => namespace.setReservations(status, work.undoEpoch));
+        await unlessSuperseded(work, () => namespace.setReservations(status, work.endEpoch));
       });
     },
     undoneAt: 'destination',
@@ -165,7 +165,7 @@ export const AFTER_COMMIT: readonly Step[] = [
   { name: 'attach', kind: 'controller', take: attachDestination },
   {
     name: 'open-destination',
-    take: ({ work }) => eachAt(work.atDestination(), (namespace) => namespace.setFence(true, work.epoch)),
+    take: ({ work }) => eachAt(work.atDestination(), (namespace) => namespace.setFence(true, work.endEpoch)),
   },
   {
     name: 'resume',
@@ -224,12 +224,12 @@ async function reopenSource({ work }: StepDeps): Promise<void> {
   work.closing = work
     .atDestination()
     .then((namespaces) =>
-      all(namespaces, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(false, work.undoEpoch))),
+      all(namespaces, ({ namespace }) => unlessSuperseded(work, () => namespace.setFence(false, work.endEpoch))),
     )
     .catch((error) => work.warn(`The destination could not be told of the rollback: ${messageOf(error)}`));
   await work.atMost(Math.min(UNDO_WAIT_MS, work.patienceMs / 2), work.closing);
   await all(await work.atSource(), ({ namespace }) =>
-    unlessSuperseded(work, () => namespace.setFence(true, work.undoEpoch)),
+    unlessSuperseded(work, () => namespace.setFence(true, work.endEpoch)),
   );
 }
 

@@ -9,90 +9,27 @@ import { expect } from 'chai';
 import { HostController } from '../../src/initiator/controller.ts';
 import { LiveMigration } from '../../src/initiator/live-migration.ts';
 import type { MultipathSubsystem } from '../../src/initiator/multipath/multipath-subsystem.ts';
-import type { HostNamespace } from '../../src/initiator/namespace.ts';
 import { FaultProxy } from '../support/fault-proxy.ts';
+import { HostWriter } from '../support/host-writer.ts';
 import { type MigrateEvent, MigrateProcess } from '../support/migrate-process.ts';
 import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
 
 type Side = 'a' | 'b';
 const OTHER: Readonly<Record<Side, Side>> = { a: 'b', b: 'a' };
-const BLOCK = 4096;
-const LANES = 4;
-const PLACES = 512;
 const SIZE_MIB = 16;
 /** Slow enough that a fault meets the copying. */
 const RATE = '32m';
 const OK = 0;
-
-/** Writes blocks whose number grows, as fast as it is answered, and knows which was acknowledged last. */
-class Writer {
-  readonly #namespace: HostNamespace;
-  readonly acknowledged = new Uint32Array(PLACES);
-  count = 0;
-  #stop = false;
-  readonly #lanes: Promise<unknown>;
-
-  constructor(namespace: HostNamespace) {
-    this.#namespace = namespace;
-    this.#lanes = Promise.all(Array.from({ length: LANES }, (_, lane) => this.#lane(lane)));
-    this.#lanes.catch(() => {});
-  }
-
-  async #lane(lane: number): Promise<void> {
-    for (let i = 0; !this.#stop; i++) {
-      const place = ((i * 37) % (PLACES / LANES)) * LANES + lane;
-      const number = this.acknowledged[place]! + 1;
-      await this.#namespace.write(this.#slba(place), block(place, number));
-      this.acknowledged[place] = number;
-      this.count++;
-      if (i % 8 === 0) await this.#check(place);
-      await new Promise((resolve) => setTimeout(resolve, 2));
-    }
-  }
-
-  #slba(place: number): number {
-    return (place * BLOCK) / this.#namespace.blockSize;
-  }
-
-  async #check(place: number): Promise<void> {
-    const found = await this.#namespace.read(this.#slba(place), BLOCK / this.#namespace.blockSize);
-    const number = this.acknowledged[place]!;
-    if (number > 0 && Buffer.compare(found, block(place, number)) !== 0) {
-      throw new Error(`place ${place} has lost its write ${number}`);
-    }
-  }
-
-  /** It gets answers, and the right ones. */
-  async goesOn(): Promise<void> {
-    const enough = this.count + 100;
-    const wait = async (): Promise<void> => {
-      while (this.count < enough) await new Promise((resolve) => setTimeout(resolve, 5));
-    };
-    await Promise.race([wait(), this.#lanes]);
-  }
-
-  /** @throws what the host was told, and what it finds */
-  async end(): Promise<void> {
-    this.#stop = true;
-    await this.#lanes;
-    for (let place = 0; place < PLACES; place++) await this.#check(place);
-  }
-}
-
-function block(place: number, number: number): Buffer {
-  const data = Buffer.alloc(BLOCK, number & 0xff);
-  data.writeUInt32LE(place, 0);
-  data.writeUInt32LE(number, 4);
-  data.writeUInt32LE(number, BLOCK - 4);
-  return data;
-}
+const UNFINISHED = 7;
+/** What takes long, too: NVMEFERRY_KILLS=0. */
+const IS_WHOLE = process.env.NVMEFERRY_KILLS !== undefined;
 
 describe('nvmeferry migrate, and everything that can go wrong', function () {
   this.timeout(120_000);
   let pair: MovePair;
   let proxies: Record<Side, FaultProxy>;
   let host: MultipathSubsystem;
-  let writer: Writer;
+  let writer: HostWriter;
   /** Where the namespace is. */
   let at: Side;
 
@@ -100,7 +37,7 @@ describe('nvmeferry migrate, and everything that can go wrong', function () {
     pair = await MovePair.start({ sizeMiB: SIZE_MIB });
     proxies = { a: await FaultProxy.start(pair.ports.a), b: await FaultProxy.start(pair.ports.b) };
     host = await pair.host();
-    writer = new Writer(await host.namespace(1));
+    writer = new HostWriter(await host.namespace(1));
     at = 'a';
     await writer.goesOn();
   });
@@ -124,9 +61,9 @@ describe('nvmeferry migrate, and everything that can go wrong', function () {
     }
   }
 
-  function begin(onEvent: (event: MigrateEvent) => void): MigrateProcess {
+  function begin(onEvent: (event: MigrateEvent) => void, ...more: readonly string[]): MigrateProcess {
     const args = ['--overwrite', '--blackout', '20000', '--rate', RATE, '--announce', 'off', '--patience', '5'];
-    return new MigrateProcess([uri(at), uri(OTHER[at]), ...args, '--journal', journal()], { onEvent });
+    return new MigrateProcess([uri(at), uri(OTHER[at]), ...args, ...more, '--journal', journal()], { onEvent });
   }
 
   /** The operator goes on until nothing is left to do. */
@@ -236,6 +173,47 @@ describe('nvmeferry migrate, and everything that can go wrong', function () {
         await settle(code, '--resume');
       });
     }
+  }
+
+  interface Cut {
+    readonly who: readonly ('source' | 'destination')[];
+    readonly step: string;
+    readonly state: 'begun' | 'done';
+    readonly end: 'moved' | 'as before';
+    /** Hosts go on while it lasts. */
+    readonly goesOn: boolean;
+  }
+  const CUTS: readonly Cut[] = [
+    { who: ['destination'], step: 'last-copy', state: 'begun', end: 'as before', goesOn: true },
+    ...(IS_WHOLE
+      ? ([
+          { who: ['destination'], step: 'pre-copy', state: 'begun', end: 'as before', goesOn: true },
+          { who: ['source'], step: 'last-copy', state: 'begun', end: 'as before', goesOn: false },
+          { who: ['source', 'destination'], step: 'last-copy', state: 'begun', end: 'as before', goesOn: false },
+          { who: ['destination'], step: 'commit', state: 'done', end: 'moved', goesOn: false },
+          { who: ['source', 'destination'], step: 'commit', state: 'done', end: 'moved', goesOn: false },
+        ] as const)
+      : []),
+  ];
+  for (const { who, step, state, end, goesOn } of CUTS) {
+    it(`the way to the ${who.join(' and the ')} is cut at ${step} ${state}, for longer than its patience: ${end}, once it is mended`, async () => {
+      const from = at;
+      const cut = who.map((one) => proxies[one === 'source' ? at : OTHER[at]]);
+      const migrate = begin(
+        when(step, state, () => {
+          for (const proxy of cut) proxy.mode = 'blackhole';
+        }),
+        ...['--blackout-limit', '500', '--patience', '1'],
+      );
+      expect(await migrate.ended, migrate.stderr).to.equal(UNFINISHED);
+      expect(migrate.stderr).to.match(end === 'moved' ? /journal is kept.*--resume/ : /journal is kept.*--abort/);
+      if (goesOn) await writer.goesOn();
+      for (const proxy of cut) proxy.heal();
+      const recovery = new MigrateProcess([end === 'moved' ? '--resume' : '--abort', '--journal', journal()]);
+      expect(await recovery.ended, recovery.stderr).to.equal(OK);
+      await settle(OK, '--resume');
+      expect(at).to.equal(end === 'moved' ? OTHER[from] : from);
+    });
   }
 
   it('in the end the host was told no error, and finds all that was acknowledged', async () => {

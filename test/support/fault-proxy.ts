@@ -6,29 +6,44 @@ import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 export type ProxyMode = 'pass' | 'stall' | 'blackhole';
 
 /** A connection of the client, and the one to the server that goes with it. */
-class Pair {
+export class Pair {
   readonly client: Socket;
   readonly server: Socket;
   readonly #proxy: FaultProxy;
+  /** For good: neither party hears anything of the other, its end neither. */
+  isDeaf = false;
+  /** Once, in place of the next data of the server. */
+  onAnswer: (() => void) | undefined;
 
   constructor(proxy: FaultProxy, client: Socket, port: number) {
     this.#proxy = proxy;
     this.client = client;
     this.server = new Socket();
-    this.#forward(client, this.server);
-    this.#forward(this.server, client);
+    this.#forward(client, this.server, (data) => proxy.tap?.(data, this) !== 'kept');
+    this.#forward(this.server, client, () => {
+      const act = this.onAnswer;
+      this.onAnswer = undefined;
+      act?.();
+      return act === undefined;
+    });
     client.setNoDelay(true);
     this.server.setNoDelay(true);
     this.server.connect(port, '127.0.0.1');
   }
 
-  #forward(from: Socket, to: Socket): void {
-    from.on('data', (data) => this.#proxy.pass(data, to));
-    from.on('end', () => this.#proxy.pass(undefined, to));
-    from.on('error', () => to.destroy());
+  #forward(from: Socket, to: Socket, goesOn: (data: Buffer) => boolean): void {
+    from.on('data', (data) => {
+      if (!this.isDeaf && goesOn(data)) this.#proxy.pass(data, to);
+    });
+    from.on('end', () => {
+      if (!this.isDeaf) this.#proxy.pass(undefined, to);
+    });
+    from.on('error', () => {
+      if (!this.isDeaf) to.destroy();
+    });
     from.on('close', () => {
       // a party that was cut off hears nothing of the other's end
-      if (this.#proxy.mode !== 'blackhole') to.destroy();
+      if (this.#proxy.mode !== 'blackhole' && !this.isDeaf) to.destroy();
       this.#proxy.closed(this);
     });
   }
@@ -54,6 +69,8 @@ export class FaultProxy {
   /** New connections end at once. */
   refuses = false;
   connections = 0;
+  /** Sees what clients send; what it has `kept` does not go on. */
+  tap: ((data: Buffer, pair: Pair) => 'passed' | 'kept') | undefined;
 
   private constructor(port: number) {
     this.#port = port;
@@ -112,6 +129,11 @@ export class FaultProxy {
   /** The server's direction ends; the client may go on talking. */
   halfClose(): void {
     for (const { client } of this.#pairs) if (client.writable) client.end();
+  }
+
+  /** Who is connected hears nothing any more, and is not told; who connects from now on is served. */
+  deafen(): void {
+    for (const pair of this.#pairs) pair.isDeaf = true;
   }
 
   /** As before; connections that a blackhole swallowed are reset. */

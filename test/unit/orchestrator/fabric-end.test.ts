@@ -10,8 +10,9 @@ import { MoveError } from '../../../src/orchestrator/move-error.ts';
 import type { MoveEvent, MoveOptions } from '../../../src/orchestrator/move-options.ts';
 import type { MoveSpec } from '../../../src/orchestrator/move-spec.ts';
 import type { PciFunction } from '../../../src/transport/pcie/pci-function.ts';
-import { systemClock } from '../../../src/util/clock.ts';
+import { type Clock, systemClock } from '../../../src/util/clock.ts';
 import { Guest } from '../../../src/vm/guest.ts';
+import { FaultProxy } from '../../support/fault-proxy.ts';
 import { MANAGER_NQN, startManaged } from '../../support/manager.ts';
 import { MemoryStateStore } from '../../support/memory-state-store.ts';
 import { ModelJournal } from '../../support/model-end.ts';
@@ -215,6 +216,122 @@ describe('FabricEnd', function () {
       }
     });
   }
+
+  it('nothing is waited for beyond that moment, at an end that does not answer; later it is asked again', async () => {
+    await start(false);
+    const proxy = await FaultProxy.start(a.target.port.service);
+    const { subsystem } = a.target;
+    const end = new FabricEnd({
+      address: '127.0.0.1',
+      port: proxy.port,
+      subnqn: SUBSYSTEM_NQN,
+      hostnqn: MANAGER_NQN,
+      katoMs: 0,
+    });
+    const messageOf = (call: Promise<unknown>): Promise<string> =>
+      call.then(
+        () => 'none',
+        (error: Error) => error.message,
+      );
+    try {
+      const [namespace] = await end.namespaces();
+      proxy.mode = 'blackhole';
+      end.waitUntil(end.clock.nowMs() + 50);
+      // a command that is under way, and a connection that is being made
+      expect(await messageOf(namespace!.setFence(false, 9n))).to.match(/has not answered in time/);
+      end.waitUntil(end.clock.nowMs() + 50);
+      expect(await messageOf(namespace!.fence())).to.match(/has not answered in time/);
+      expect(await messageOf(namespace!.fence()), 'at once').to.match(/has not answered in time/);
+      proxy.heal();
+      end.waitUntil(undefined);
+      expect((await namespace!.fence())!.isOpen).to.equal(true);
+      expect([...subsystem.controllers].length).to.be.greaterThan(0);
+    } finally {
+      await end.close();
+      await proxy.close();
+    }
+  });
+
+  it('an end that could not be connected to is not tried again by each call that follows', async () => {
+    await start(false);
+    const proxy = await FaultProxy.start(a.target.port.service);
+    proxy.refuses = true;
+    let nowMs = 0;
+    const clock: Clock = {
+      nowMs: () => nowMs,
+      // between attempts only: what is refused needs no time-out
+      setTimer: (callback, delayMs) => {
+        if (delayMs > 100) return { cancel: () => {} };
+        nowMs += delayMs;
+        return systemClock.setTimer(callback, 0);
+      },
+    };
+    const end = new FabricEnd({ address: '127.0.0.1', port: proxy.port, subnqn: SUBSYSTEM_NQN, clock });
+    const failure = (): Promise<string> =>
+      end.namespaces().then(
+        () => 'none',
+        (error: Error) => error.message,
+      );
+    try {
+      expect(await failure()).to.match(/cannot be reached/);
+      const tried = proxy.connections;
+      expect(tried, 'for some time').to.be.greaterThan(1);
+      expect(await failure()).to.match(/cannot be reached/);
+      expect(proxy.connections).to.equal(tried);
+      nowMs += 1000;
+      expect(await failure()).to.match(/cannot be reached/);
+      expect(proxy.connections, 'later it is').to.be.greaterThan(tried);
+    } finally {
+      await end.close();
+      await proxy.close();
+    }
+  });
+
+  it('what the session of an orchestrator that is gone holds is waited for', async () => {
+    await start(false);
+    a.addFunction();
+    const proxy = await FaultProxy.start(a.target.port.service);
+    const options = { address: '127.0.0.1', subnqn: SUBSYSTEM_NQN, hostnqn: MANAGER_NQN, katoMs: 400, ioQueues: 1 };
+
+    const gone = new FabricEnd({ ...options, port: proxy.port });
+    const end = new FabricEnd({ ...options, port: a.target.port.service });
+    try {
+      const [theirs] = await gone.namespaces();
+      await theirs!.source.startTracking();
+      await theirs!.limitWrites(1 << 20);
+      await gone.controller(CNTLID).suspend();
+      const lost = gone.controller(CNTLID).changes!.follow([theirs!], 15).sources[0]!;
+      await gone.controller(CNTLID).resume();
+      await lost.startTracking();
+      await gone.controller(CNTLID).suspend();
+      proxy.deafen();
+      // abort: nothing of it has to be waited for
+      await end.controller(CNTLID).resume();
+      const [ours] = await end.namespaces();
+      await ours!.setFence(true, 7n);
+      // a new move
+      const manager = (): number =>
+        a.target.subsystem.namespaces.find((one) => one?.nsid === 1)!.changes!.manager.cntlid;
+      const queued = end.controller(CNTLID).changes!.follow([ours!], 15).sources[0]!;
+      const waits = Promise.all([ours!.source.startTracking(), ours!.limitWrites(2 << 20), queued.startTracking()]);
+      await ours!.fence();
+      const own = (await end.link()).controller.cntlid;
+      expect(manager(), 'still that of the other').to.not.equal(own);
+      // the target notices
+      a.target.clock.advance(400);
+      await ours!.fence();
+      a.target.clock.advance(400);
+      await waits;
+      expect(manager()).to.equal(own);
+      await queued.stopTracking();
+      expect(await end.controller(CNTLID).isSuspended()).to.equal(false);
+    } finally {
+      gone.waitUntil(0); // it need not say goodbye
+      await gone.close();
+      await end.close();
+      await proxy.close();
+    }
+  });
 
   it('a target without managers, and a host that is none, are told by name', async () => {
     await start(false);
