@@ -32,8 +32,11 @@ const BY_FULL_QUEUE = [...BY_QUEUE, '--queue-entries', '2'];
 /** By chance, and then the whole of the tables: NVMEFERRY_KILLS=50. */
 const KILLS = Number(process.env.NVMEFERRY_KILLS ?? 0);
 const IS_WHOLE = process.env.NVMEFERRY_KILLS !== undefined;
+const ALL_CHANGES: Readonly<Record<string, readonly string[]>> = { bitmap: [], queue: BY_QUEUE, full: BY_FULL_QUEUE };
+/** One for all: NVMEFERRY_KILLS_BY=queue. */
+const BY = ALL_CHANGES[process.env.NVMEFERRY_KILLS_BY ?? ''];
 /** In turn, so that every kind of kill meets each. */
-const CHANGES: readonly (readonly string[])[] = IS_WHOLE ? [[], BY_QUEUE, BY_FULL_QUEUE] : [[]];
+const CHANGES: readonly (readonly string[])[] = BY !== undefined ? [BY] : IS_WHOLE ? Object.values(ALL_CHANGES) : [[]];
 
 /** Writes blocks whose number grows, as fast as it is answered, and knows which was acknowledged last. */
 class Writer {

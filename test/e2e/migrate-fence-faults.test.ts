@@ -18,8 +18,6 @@ import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
 type Side = 'a' | 'b';
 const OTHER: Readonly<Record<Side, Side>> = { a: 'b', b: 'a' };
 const OK = 0;
-/** All of the table: NVMEFERRY_KILLS=0. */
-const IS_WHOLE = process.env.NVMEFERRY_KILLS !== undefined;
 const CAPSULE_CMD = 0x04;
 const SET_FEATURES = 0x09;
 
@@ -94,7 +92,10 @@ function fenceIn(data: Buffer): number | undefined {
   return undefined;
 }
 
-describe('nvmeferry migrate, and a fence whose outcome is unknown', function () {
+/** They take minutes: NVMEFERRY_KILLS=0. */
+const suite = process.env.NVMEFERRY_KILLS === undefined ? (): void => {} : describe;
+
+suite('nvmeferry migrate, and a fence whose outcome is unknown', function (this: Mocha.Suite) {
   this.timeout(120_000);
   let pair: MovePair;
   let proxies: Record<Side, FaultProxy>;
@@ -132,7 +133,6 @@ describe('nvmeferry migrate, and a fence whose outcome is unknown', function () 
 
   for (const fencing of FENCINGS) {
     for (const [fault, act] of Object.entries(FAULTS)) {
-      if (!IS_WHOLE && !(fencing.name === 'close-source' && fault.startsWith('reset before its'))) continue;
       it(`${fencing.name}: ${fault}`, async () => {
         const from = at;
         const proxy = proxies[fencing.who === 'source' ? from : OTHER[from]];
