@@ -94,7 +94,7 @@ describe('moves over links of netem that are cut, all in one guest, 6.12', funct
 
   /** `nvmeferry migrate` in the orchestrator's namespace; `act` is run when the line of that step is seen. */
   async function migrate(args: string, step = '', state = '', act = ':'): Promise<Ran> {
-    const command = `${guestCli} migrate ${args} --output json --journal /run/journal --patience 3`;
+    const command = `${guestCli} migrate ${args} --output json --journal /run/journal`;
     const { code, stdout, stderr } = await vm.exec(
       `cat > /run/act.sh << 'END'
 ${functions}
@@ -111,7 +111,8 @@ END
   const begin = (step?: string, state?: string, act?: string): Promise<Ran> => {
     const to = otherOf[at];
     const args = `${uri(at)} ${uri(to)} --overwrite --announce ${addressOf[to].host}:${HOSTS} --blackout 10000 --when-stuck cut`;
-    return migrate(args, step, state, act);
+    // a connection alone takes seconds in a guest that is emulated
+    return migrate(`${args} --patience 10`, step, state, act);
   };
 
   const isCommitted = async (): Promise<boolean> => (await vm.run('cat /run/journal')).includes('"step":"commit"');
