@@ -1,24 +1,20 @@
 /**
  * Several paths, both ways round: the Linux host's native multipath on two ports of our target, and our initiator's on two ports of the Linux
- * target, with ANA changes and lost ports under verified I/O; and the ANA log of 1,024 namespaces.
+ * target, with ANA changes and lost ports under verified I/O. (The ANA log of 1,024 namespaces of ours: namespaces.test.ts.)
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import type { AnaGroupInput, TargetConfigInput } from '../../src/config/types.ts';
 import { HostController, MultipathSubsystem, readAnaLog } from '../../src/initiator.ts';
-import { answersOf } from './support/answers.ts';
-import { Capture } from './support/capture.ts';
 import { GuestVm, machineAddress } from './support/guest-vm.ts';
 import { freePorts } from './support/ports.ts';
 import { cliJson, TargetProcess } from './support/product.ts';
 import { verifiedLoad } from './support/verified-load.ts';
 
 const nqn = 'nqn.2026-01.test.nvmeferry:ana';
-const manyNqn = 'nqn.2026-01.test.nvmeferry:many';
 const linuxNqn = 'nqn.2026-01.test.linux:ana';
-const namespacesMany = 1024;
-/** Its configfs takes its time for each. */
-const namespacesOfLinux = 512;
+/** Its configfs takes its time for each, and it gives the log in one piece however long it is. */
+const namespacesOfLinux = 128;
 /** For scripts in a guest on a busy machine. */
 const patient = { timeoutMs: 300_000 };
 
@@ -31,7 +27,6 @@ describe('Several paths and ANA, Linux 6.12', function () {
 
   let vm: GuestVm;
   let target: TargetProcess;
-  let capture: Capture | undefined;
   /** Of our target on this machine. */
   let ports: [number, number];
   /** Of the Linux target in the guest. */
@@ -57,15 +52,6 @@ describe('Several paths and ANA, Linux 6.12', function () {
           },
         ],
       },
-      {
-        nqn: manyNqn,
-        allowAnyHost: true,
-        namespaces: Array.from({ length: namespacesMany }, (_, i) => ({
-          nsid: i + 1,
-          anagrpid: (i % 3) + 1,
-          backend: { type: 'null' as const, size: '64KiB', blockSize: 4096 },
-        })),
-      },
     ],
     ports: portIds.map((portId) => ({ portId, address: '127.0.0.1', service: ports[portId - 1]!, subsystems: ['*'] })),
     discovery: 'off',
@@ -86,7 +72,6 @@ describe('Several paths and ANA, Linux 6.12', function () {
   });
   after(async () => {
     await vm?.stop();
-    await capture?.discard();
     await target?.discard();
   });
 
@@ -125,23 +110,6 @@ describe('Several paths and ANA, Linux 6.12', function () {
     expect(await vm.run(endFio, patient)).to.include('fio verified');
     expect((await vm.kernelLog(mark)).filter((line) => trouble.test(line))).to.deep.equal([]);
     await vm.run(`disconnect_from ${nqn}`);
-  });
-
-  it('1,024 namespaces of ours: the kernel takes the ANA log, nvme-cli and our own initiator read the same', async () => {
-    const mark = await vm.markKernelLog();
-    capture = await Capture.start({ ports, mayBeCut: true });
-    const answers = answersOf(await vm.run(`${where} ${readMany}`, patient));
-    const theirs = JSON.parse(answers.get('ana-log') ?? '') as Record<string, unknown>;
-    const ours = await cliJson<Record<string, unknown>>(['ana-log', `nvme+tcp://127.0.0.1:${ports[0]}/${manyNqn}`]);
-    const groups = ours['ANA DESC LIST '] as { grpid: number; nnsids: number; state: string; NSIDS: object[] }[];
-    expect(groups.map(({ grpid, nnsids, state }) => [grpid, nnsids, state])).to.deep.equal([
-      [1, 342, 'optimized'],
-      [2, 341, 'optimized'],
-      [3, 341, 'optimized'],
-    ]);
-    expect(ours['ANA DESC LIST ']).to.deep.equal(theirs['ANA DESC LIST ']);
-    expect((await capture.stop()).violations).to.deep.equal([]);
-    expect((await vm.kernelLog(mark)).filter((line) => trouble.test(line))).to.deep.equal([]);
   });
 
   // ---- the other way round: our initiator on the Linux target in the same guest
@@ -211,7 +179,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
     await vm.run(`${anaFunction} ana 2 optimized`);
   });
 
-  it('the ANA log of 512 namespaces of nvmet', async () => {
+  it(`the ANA log of ${namespacesOfLinux} namespaces of nvmet`, async () => {
     await vm.run(manyLinuxNamespaces, patient);
     const controller = await HostController.connect({
       address: '127.0.0.1',
@@ -301,14 +269,6 @@ wait_for 240 [ -e /run/fio.result ]
 echo 'fio verified'
 `;
 
-const readMany = `
-nvme connect -t tcp -a $address -s $port1 -n ${manyNqn} -i 1 --keep-alive-tmo=60 > /dev/null
-wait_for 60 all_live ${manyNqn}
-echo '### ana-log'
-nvme ana-log /dev/$(controllers_of ${manyNqn}) -o json
-disconnect_from ${manyNqn}
-`;
-
 const nvmetPath = '/sys/kernel/config/nvmet';
 const anaFunction = `ana() { echo $2 > ${nvmetPath}/ports/$1/ana_groups/1/ana_state; };`;
 
@@ -320,7 +280,7 @@ nvmet_port 1 0.0.0.0 ${ports[0]} ${linuxNqn}
 nvmet_port 2 0.0.0.0 ${ports[1]} ${linuxNqn}
 `;
 
-/** Namespaces 2 to 512, every other in ANA group 2. */
+/** Every other namespace in ANA group 2. */
 const manyLinuxNamespaces = `
 modprobe null_blk nr_devices=0
 folder=/sys/kernel/config/nullb/nullb0
