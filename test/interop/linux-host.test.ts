@@ -25,7 +25,7 @@ const troubled = kernelTrouble('reset', 'reconnect');
 /** (The kernel repeats its own command line.) */
 const isTrouble = (line: string): boolean => troubled.test(line) && !/ommand line: /.test(line);
 const reconnection =
-  /nvme nvme\d+: (starting error recovery|Reconnecting in \d+ seconds|Successfully reconnected|Failed reconnect attempt \d+\/\d+|failed to connect socket: -111|failed nvme_keep_alive_end_io error|Property (Get|Set) error|failed to send request)|nvme nvme\d+: (queue \d+: )?(receive failed|failed to receive response):? +-?\d+/;
+  /nvme nvme\d+: (starting error recovery|Reconnecting in \d+ seconds|Successfully reconnected|Failed reconnect attempt \d+\/\d+|failed to connect socket: -\d+|failed to connect queue: \d+ ret=-?\d+|Connect command failed|failed nvme_keep_alive_end_io error|Property (Get|Set) error|failed to send request)|nvme nvme\d+: (queue \d+: )?(receive failed|failed to receive response):? +-?\d+/;
 
 for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
   /** All of it on one kernel; on the other what may differ, unless NVMEFERRY_INTEROP=full. */
@@ -54,7 +54,12 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       });
       capture = await Capture.start({ ports: [port, discoveryPort] });
       // a machine that is busy with other things must not look like a target that does not answer
-      vm = await GuestVm.start({ kernel, cpus: 2, memoryMiB: 1024, kernelArgs: ['nvme_core.io_timeout=150'] });
+      vm = await GuestVm.start({
+        kernel,
+        cpus: 2,
+        memoryMiB: 1024,
+        kernelArgs: ['nvme_core.io_timeout=150', 'nvme_core.admin_timeout=150'],
+      });
       expect((await vm.run('uname -r')).trim()).to.equal(kernelRelease(kernel));
     });
 
