@@ -49,7 +49,7 @@ describe('Discovery service: nvme-cli and nvme-stas', function () {
     where = `address=${machineAddress} port=${port} second_port=${secondPort} discovery=${discoveryPort} first=${firstNqn} second=${secondNqn} discovery_nqn=${discoveryNqn};`;
     target = await TargetProcess.start(() => config([firstNqn]));
     capture = await Capture.start({ ports });
-    vm = await GuestVm.start({ kernel: '6.12', memoryMiB: 1024 });
+    vm = await GuestVm.start({ kernel: '6.12', cpus: 2, memoryMiB: 1024 });
     await vm.run('modprobe nvme-tcp; nvme_udevd');
   });
 
