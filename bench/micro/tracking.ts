@@ -3,6 +3,7 @@
 import type { Controller } from '../../src/target/controller.ts';
 import { ChangedBlocks } from '../../src/target/migration/changed-blocks.ts';
 import { ResidentQueue } from '../../src/target/migration/resident-queue.ts';
+import type { Arena } from '../../src/util/arena.ts';
 import { report } from './harness.ts';
 import { Loop } from './loop.ts';
 
@@ -34,8 +35,19 @@ function track(mode: Mode): void {
 const target: Record<Mode, number[]> = { off: [], bitmap: [], queue: [] };
 const whole: Record<Mode, number[]> = { off: [], bitmap: [], queue: [] };
 /** The queue is read at the end of each round, in parts as a host would. */
+const part = new Uint8Array(128 << 10);
+let filled = 0;
+const host = {
+  lend(view: Uint8Array): void {
+    part.set(view, filled);
+    filled += view.length;
+  },
+  lendAt(arena: Arena, offset: number, length: number): void {
+    host.lend(arena.bytes.subarray(offset, offset + length));
+  },
+};
 const page = (): void => {
-  for (let offset = 0; queue.page(false, offset, 128 << 10) !== undefined; ) offset += 128 << 10;
+  for (let offset = 0; queue.lend(host, false, offset, part.length); offset += part.length) filled = 0;
   queue.ring.consume(queue.ring.tail);
 };
 for (const mode of MODES) {

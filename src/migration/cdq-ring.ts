@@ -4,6 +4,8 @@
  * two: in memory of its own, for the queue that NVMe/TCP hosts read by log page, or in a host's, for the queue of the specification.
  */
 
+import { assert } from '../util/assert.ts';
+
 /** A host's memory where a ring's entries stand. */
 export interface CdqMemory {
   /**
@@ -44,15 +46,17 @@ export class CdqRing {
   /**
    * @param slots 2 or more; one less can be outstanding
    * @param onTrigger an entry was posted in the trigger's slot; the trigger is disarmed
-   * @param memory where the entries stand; undefined: here
+   * @param place where the entries stand: in a host's memory, or here, in memory that is zeroed. Default: here
    */
-  constructor(slots: number, entryBytes: number, onTrigger: () => void, memory?: CdqMemory) {
+  constructor(slots: number, entryBytes: number, onTrigger: () => void, place?: CdqMemory | Uint32Array) {
+    const isHere = place === undefined || place instanceof Uint32Array;
     this.slots = slots;
     this.#entryWords = entryBytes / 4;
     this.#onTrigger = onTrigger;
-    this.#memory = memory;
-    this.words = new Uint32Array((memory === undefined ? slots : 1) * this.#entryWords);
-    this.#entry = new DataView(this.words.buffer);
+    this.#memory = isHere ? undefined : place;
+    this.words = isHere ? (place ?? new Uint32Array(slots * this.#entryWords)) : new Uint32Array(this.#entryWords);
+    assert(!isHere || this.words.length === slots * this.#entryWords, 'A ring has room for its slots');
+    this.#entry = new DataView(this.words.buffer, this.words.byteOffset, this.#entryWords * 4);
     this.#plan();
   }
 

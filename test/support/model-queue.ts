@@ -8,6 +8,7 @@ import {
   type ResidentQueueLog,
 } from '../../src/wire/cold/log-migration.ts';
 import { UDMQ_ENTRY_BYTES } from '../../src/wire/udmq-entry.ts';
+import { queuePage } from './queue-page.ts';
 
 let queuesMade = 0;
 
@@ -46,7 +47,7 @@ export class ModelQueue {
   read(): ResidentQueueLog {
     const entries = Math.min(this.#queue.ring.used, this.entriesMax);
     const bytes = MIGRATION_LOG_HEADER_BYTES + entries * UDMQ_ENTRY_BYTES;
-    return decodeResidentQueueLog(this.#queue.page(this.isSuspended, 0, bytes)!);
+    return decodeResidentQueueLog(queuePage(this.#queue, this.isSuspended, 0, bytes)!);
   }
 
   consume(head: number): void {

@@ -29,12 +29,9 @@ import { lbaStatusLog } from './lba-status.ts';
 import { FIRMWARE_REVISION, TRANSFER_BYTES_MAX } from './limits.ts';
 import { changedBlocksLog, residentQueueLog } from './migration-features.ts';
 
-interface LogEntry {
+interface PageEntry {
   readonly onIo: boolean;
   readonly onDiscovery: boolean;
-  /** The whole page, or with `isPart` what the host asked for of it. @returns a status where the command's own fields do not fit */
-  build(request: Request, controller: Controller): Uint8Array | number;
-  readonly isPart?: true;
   /** The LID specific parameter of the Supported Log Pages. */
   parameter?(controller: Controller): number;
   /** LSP bits that may be set; absent: not looked at. */
@@ -44,6 +41,19 @@ interface LogEntry {
   /** Read with RAE 0. */
   clear?(controller: Controller): void;
 }
+
+interface BuiltPage extends PageEntry {
+  /** The whole page. @returns a status where the command's own fields do not fit */
+  build(request: Request, controller: Controller): Uint8Array | number;
+}
+
+/** A page that is large, and stands somewhere as it is. */
+interface LentPage extends PageEntry {
+  /** The request gets the part that it asks for, where that is. @returns a status */
+  lend(request: Request): number;
+}
+
+type LogEntry = BuiltPage | LentPage;
 
 const DATA_UNIT_BYTES = 512_000;
 const CSUPP = 0x1;
@@ -250,8 +260,7 @@ const MIGRATION_PAGES: Readonly<Record<number, LogEntry>> = {
     onIo: true,
     onDiscovery: false,
     isOffered: isManager,
-    build: residentQueueLog,
-    isPart: true,
+    lend: residentQueueLog,
   },
   [MigrationLogPage.ChangedBlocks]: { onIo: true, onDiscovery: false, isOffered: isManager, build: changedBlocksLog },
 };
@@ -290,6 +299,20 @@ const offsetOf = ({ sqe, sqeBase }: Request): number => sqeCdw12(sqe, sqeBase) +
 const CDW10_RAE = 0x8000;
 const CDW14_INDEX_OFFSET = 0x0080_0000;
 
+/** @returns a status */
+function answerFrom(entry: BuiltPage, request: Request, controller: Controller): number {
+  const page = entry.build(request, controller);
+  if (typeof page === 'number') return page;
+  const offset = offsetOf(request);
+  if (offset > page.length) return request.invalidField(48);
+  // what the page does not have reads as zero: hosts ask for more than a short page holds
+  const whole = offset === 0 && page.length === request.transferBytes;
+  const answer = whole ? page : new Uint8Array(request.transferBytes);
+  if (!whole) answer.set(page.subarray(offset, offset + answer.length));
+  request.answer(answer);
+  return 0;
+}
+
 export const getLogPage: CommandHandler = {
   prepare(request): number {
     const { sqe, sqeBase } = request;
@@ -308,6 +331,8 @@ export const getLogPage: CommandHandler = {
     if ((sqeCdw14(sqe, sqeBase) & CDW14_INDEX_OFFSET) !== 0) return request.invalidField(58, 7);
     request.direction = Direction.ControllerToHost;
     request.transferBytes = bytes;
+    // collected from where it stands, where the transport cannot send it from there
+    if ('lend' in entry && request.queuePair.transport.sendsByPlace !== true) request.bufferBytes = bytes;
     return 0;
   },
   execute(request): void {
@@ -318,21 +343,11 @@ export const getLogPage: CommandHandler = {
       passedLogPage.execute(request);
       return;
     }
-    const page = entry.build(request, controller);
-    if (typeof page === 'number') {
-      request.finish(page | DNR);
+    const status = 'lend' in entry ? entry.lend(request) : answerFrom(entry, request, controller);
+    if (status !== 0) {
+      request.finish(status | DNR);
       return;
     }
-    const offset = entry.isPart === true ? 0 : offsetOf(request);
-    if (offset > page.length) {
-      request.finish(request.invalidField(48));
-      return;
-    }
-    // what the page does not have reads as zero: hosts ask for more than a short page holds
-    const whole = offset === 0 && page.length === request.transferBytes;
-    const answer = whole ? page : new Uint8Array(request.transferBytes);
-    if (!whole) answer.set(page.subarray(offset, offset + answer.length));
-    request.answer(answer);
     if ((sqeCdw10(sqe, sqeBase) & CDW10_RAE) === 0) {
       controller.asyncEvents.logRead(sqeCdw10(sqe, sqeBase) & 0xff);
       entry.clear?.(controller);

@@ -104,8 +104,8 @@ const changedBlocksFeature: FeatureEntry = {
 
 export const MIGRATION_FEATURES: readonly FeatureEntry[] = [queueFeature, changedBlocksFeature];
 
-/** Log page C8h. */
-export function residentQueueLog(request: Request): Uint8Array | number {
+/** Log page C8h, of which the request gets the part that it asks for. @returns a status */
+export function residentQueueLog(request: Request): number {
   const status = checkExtension(request);
   if (status !== 0) return status;
   const { sqe, sqeBase } = request;
@@ -113,7 +113,10 @@ export function residentQueueLog(request: Request): Uint8Array | number {
   // one in host memory is read there
   if (!(queue instanceof ResidentQueue)) return request.fail(SpecificStatus.InvalidControllerDataQueue, 46);
   const offset = sqeCdw12(sqe, sqeBase) + sqeCdw13(sqe, sqeBase) * 2 ** 32;
-  return migrationOf(request).queuePage(queue, offset, request.transferBytes) ?? request.invalidField(48);
+  request.lengthBytes = request.transferBytes;
+  request.answerBytes = request.transferBytes;
+  const isThere = migrationOf(request).lendQueue(queue, request, offset, request.transferBytes);
+  return isThere ? 0 : request.invalidField(48);
 }
 
 /** Log page C9h. */

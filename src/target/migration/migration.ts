@@ -268,10 +268,10 @@ export class Migration {
     return Status.Success;
   }
 
-  /** A part of log page C8h of a queue. @returns undefined if the page ends before `offset` */
-  queuePage(queue: ResidentQueue, offset: number, bytes: number): Uint8Array | undefined {
+  /** Lends a part of log page C8h of a queue. @returns false if the page ends before `offset` */
+  lendQueue(queue: ResidentQueue, to: Request, offset: number, bytes: number): boolean {
     const ward = this.#wards.get(queue.target);
-    return queue.page(ward !== undefined && this.isSuspended(ward), offset, bytes);
+    return queue.lend(to, ward !== undefined && this.isSuspended(ward), offset, bytes);
   }
 
   // ---- changed blocks ------------------------------------------------------------------------------------------------------------

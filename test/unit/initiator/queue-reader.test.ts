@@ -6,6 +6,7 @@ import { AdminOpcode } from '../../../src/spec/opcode.ts';
 import type { Controller } from '../../../src/target/controller.ts';
 import { ResidentQueue } from '../../../src/target/migration/resident-queue.ts';
 import { entryBlockCount, entrySlba, UDMQ_ENTRY_BYTES } from '../../../src/wire/udmq-entry.ts';
+import { queuePage } from '../../support/queue-page.ts';
 import { Random, randomSeed } from '../../support/random.ts';
 
 /** A controller that has one queue and nothing else. */
@@ -40,7 +41,7 @@ class QueueHost {
       this.pages++;
       expect(command.readBytes).to.be.at.most(this.maxTransferBytes);
       expect(command.readBytes).to.equal(((command.cdw10! >>> 16) + 1) * 4);
-      answer.set(this.queue.page(false, command.cdw12!, command.readBytes!)!);
+      answer.set(queuePage(this.queue, false, command.cdw12!, command.readBytes!)!);
     }
     if (this.ownMemory || command.readInto === undefined) {
       return { status: 0, result: 0, resultHigh: 0, data: answer };

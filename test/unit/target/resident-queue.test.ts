@@ -1,6 +1,7 @@
 import { expect } from 'chai';
 import type { Controller } from '../../../src/target/controller.ts';
 import { ResidentQueue } from '../../../src/target/migration/resident-queue.ts';
+import { queuePage } from '../../support/queue-page.ts';
 import { type Random, withSeeds } from '../../support/random.ts';
 
 const nobody = { cntlid: 7, asyncEvents: { oneShot: () => {} } } as unknown as Controller;
@@ -23,7 +24,7 @@ function queueAt(slots: number, head: number, entries: number): ResidentQueue {
 describe('ResidentQueue: log page C8h', () => {
   it('has the entries from the head on, over the end of the ring, in order', () => {
     const queue = queueAt(8, 6, 5);
-    const page = queue.page(false, 0, HEADER_BYTES + 5 * ENTRY_BYTES)!;
+    const page = queuePage(queue, false, 0, HEADER_BYTES + 5 * ENTRY_BYTES)!;
     const view = new DataView(page.buffer);
     expect(view.getUint32(16, true)).to.equal(5);
     for (let i = 0; i < 5; i++) {
@@ -36,11 +37,11 @@ describe('ResidentQueue: log page C8h', () => {
   it('says More as long as entries are behind what is asked for; zeros are behind its end, and nothing beyond', () => {
     const queue = queueAt(8, 1, 3);
     const whole = HEADER_BYTES + 3 * ENTRY_BYTES;
-    expect(queue.page(false, 0, whole - 4)![1]! & 1).to.equal(1);
-    expect(queue.page(false, 0, whole)![1]! & 1).to.equal(0);
-    expect([...queue.page(false, whole - 4, 8)!.subarray(4)]).to.deep.equal([0, 0, 0, 0]);
-    expect([...queue.page(false, whole, 4)!]).to.deep.equal([0, 0, 0, 0]);
-    expect(queue.page(false, whole + 4, 4)).to.equal(undefined);
+    expect(queuePage(queue, false, 0, whole - 4)![1]! & 1).to.equal(1);
+    expect(queuePage(queue, false, 0, whole)![1]! & 1).to.equal(0);
+    expect([...queuePage(queue, false, whole - 4, 8)!.subarray(4)]).to.deep.equal([0, 0, 0, 0]);
+    expect([...queuePage(queue, false, whole, 4)!]).to.deep.equal([0, 0, 0, 0]);
+    expect(queuePage(queue, false, whole + 4, 4)).to.equal(undefined);
   });
 
   it('is the same read whole or in parts, wherever they are cut (random)', () => {
@@ -48,11 +49,11 @@ describe('ResidentQueue: log page C8h', () => {
       const slots = 2 + random.below(30);
       const queue = queueAt(slots, 1 + random.below(2 * slots), random.below(slots));
       const bytes = HEADER_BYTES + queue.ring.used * ENTRY_BYTES;
-      const whole = Buffer.from(queue.page(false, 0, bytes)!);
+      const whole = Buffer.from(queuePage(queue, false, 0, bytes)!);
       const parts: Uint8Array[] = [];
       for (let offset = 0; offset < bytes; ) {
         const length = Math.min(4 * (1 + random.below(40)), bytes - offset);
-        parts.push(queue.page(false, offset, length)!);
+        parts.push(queuePage(queue, false, offset, length)!);
         offset += length;
       }
       const joined = Buffer.concat(parts);
