@@ -60,5 +60,12 @@ export {
   entryRange,
   entrySequence,
   entrySlba,
+  entryWordAttributes,
+  entryWordBlockCount,
+  entryWordNsid,
+  entryWordSlba,
+  isDeallocated,
+  rangeOf,
   UDMQ_ENTRY_BYTES,
+  UDMQ_ENTRY_DWORDS,
 } from './wire/udmq-entry.ts';

@@ -4,7 +4,13 @@ import { ChangeBitmap } from '../../src/migration/change-bitmap.ts';
 import { type LiveMigration, QueueReader } from '../../src/migration.ts';
 import { AsyncEventType } from '../../src/spec/log-page.ts';
 import { CdqEvent, EntryRange } from '../../src/spec/migration.ts';
-import { entryBlockCount, entryRange, entrySlba, UDMQ_ENTRY_BYTES } from '../../src/wire/udmq-entry.ts';
+import {
+  entryWordAttributes,
+  entryWordBlockCount,
+  entryWordSlba,
+  rangeOf,
+  UDMQ_ENTRY_DWORDS,
+} from '../../src/wire/udmq-entry.ts';
 
 export class QueueDrain {
   readonly #lm: LiveMigration;
@@ -51,11 +57,13 @@ export class QueueDrain {
     await this.#reader.drain(this.#visit, again ? this.#slots / 2 : 0);
   }
 
-  readonly #visit = (entries: DataView, base: number, count: number): void => {
+  readonly #visit = (_entries: DataView, base: number, count: number, words: Uint32Array): void => {
     this.entries += count;
-    for (let at = base; at < base + count * UDMQ_ENTRY_BYTES; at += UDMQ_ENTRY_BYTES) {
-      if (entryRange(entries, at) !== EntryRange.Blocks) continue;
-      this.#changed.mark(entrySlba(entries, at), entryBlockCount(entries, at));
+    const changed = this.#changed;
+    const end = base / 4 + count * UDMQ_ENTRY_DWORDS;
+    for (let at = base / 4; at < end; at += UDMQ_ENTRY_DWORDS) {
+      if (rangeOf(entryWordAttributes(words, at)) !== EntryRange.Blocks) continue;
+      changed.mark(entryWordSlba(words, at), entryWordBlockCount(words, at));
     }
   };
 

@@ -6,6 +6,7 @@ import { ConfigError, NvmeofError } from '../util/error.ts';
 import {
   MIGRATION_LOG_HEADER_BYTES,
   type ResidentQueueHeader,
+  type ResidentQueueLog,
   residentQueueHeaderOf,
 } from '../wire/cold/log-migration.ts';
 import { UDMQ_ENTRY_BYTES } from '../wire/udmq-entry.ts';
@@ -15,14 +16,18 @@ import { type LiveMigration, type MigrationHost, TRANSFER_BYTES_DEFAULT } from '
  * Some entries, in order.
  * @param entries valid until it returns
  * @param base of the first one: `entrySlba(entries, base)`; the next one is `UDMQ_ENTRY_BYTES` further
+ * @param words the same, for who has to be quick: `entryWordSlba(words, base / 4)`; the next one is `UDMQ_ENTRY_DWORDS` further
  * @public
  */
-export type VisitEntries = (entries: DataView, base: number, count: number) => void;
+export type VisitEntries = (entries: DataView, base: number, count: number, words: Uint32Array) => void;
 
 /** Entries that are asked for beyond those that are expected: a page of 4 KiB with its header, where none is. */
 const ENTRIES_FEW = 126;
 /** Of the buffer: a command costs as much as some hundred entries, so that half of the largest queue comes by one. */
 const BUFFER_BYTES_MAX = 1 << 20;
+
+/** Of the log page: where so many entries end. */
+const endOf = (entries: number): number => MIGRATION_LOG_HEADER_BYTES + entries * UDMQ_ENTRY_BYTES;
 
 /** @public */
 export class QueueReader<H extends MigrationHost> {
@@ -30,6 +35,7 @@ export class QueueReader<H extends MigrationHost> {
   readonly #cdqid: number;
   readonly #buffer: Uint8Array;
   readonly #view: DataView;
+  readonly #words: Uint32Array;
   /** Entries that were there the last time. */
   #expected = 0;
 
@@ -39,6 +45,16 @@ export class QueueReader<H extends MigrationHost> {
     const bytes = Math.min(BUFFER_BYTES_MAX, lm.controller.maxTransferBytes ?? TRANSFER_BYTES_DEFAULT);
     this.#buffer = new Uint8Array(bytes - ((bytes - MIGRATION_LOG_HEADER_BYTES) % UDMQ_ENTRY_BYTES));
     this.#view = new DataView(this.#buffer.buffer);
+    this.#words = new Uint32Array(this.#buffer.buffer);
+  }
+
+  /**
+   * Reads what one command brings, and releases nothing.
+   * @returns the first of the entries that wait, valid until the next call: maybe fewer than the header says
+   */
+  async peek(): Promise<ResidentQueueLog> {
+    const { header, count } = await this.#readFirst();
+    return { header, entries: this.#buffer.subarray(MIGRATION_LOG_HEADER_BYTES, endOf(count)) };
   }
 
   /**
@@ -63,22 +79,27 @@ export class QueueReader<H extends MigrationHost> {
   }
 
   async #read(visit: VisitEntries): Promise<ResidentQueueHeader> {
-    const most = (this.#buffer.length - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES;
-    // what is asked for and not there costs as if it were
-    const guess = Math.min(most, ENTRIES_FEW + this.#expected + (this.#expected >> 4));
-    let offset = MIGRATION_LOG_HEADER_BYTES + guess * UDMQ_ENTRY_BYTES;
-    const header = residentQueueHeaderOf(await this.#part(0, offset));
-    this.#expected = header.nent;
-    const first = Math.min(guess, header.nent);
-    if (first > 0) visit(this.#view, MIGRATION_LOG_HEADER_BYTES, first);
+    const { header, count: first } = await this.#readFirst();
+    let offset = endOf(first);
+    if (first > 0) visit(this.#view, MIGRATION_LOG_HEADER_BYTES, first, this.#words);
     for (let left = header.nent - first; left > 0; ) {
       const count = Math.min(left, Math.floor(this.#buffer.length / UDMQ_ENTRY_BYTES));
       await this.#part(offset, count * UDMQ_ENTRY_BYTES);
-      visit(this.#view, 0, count);
+      visit(this.#view, 0, count, this.#words);
       offset += count * UDMQ_ENTRY_BYTES;
       left -= count;
     }
     return header;
+  }
+
+  /** The header, and the first of the entries. */
+  async #readFirst(): Promise<{ readonly header: ResidentQueueHeader; readonly count: number }> {
+    const most = (this.#buffer.length - MIGRATION_LOG_HEADER_BYTES) / UDMQ_ENTRY_BYTES;
+    // what is asked for and not there costs as if it were
+    const guess = Math.min(most, ENTRIES_FEW + this.#expected + (this.#expected >> 4));
+    const header = residentQueueHeaderOf(await this.#part(0, endOf(guess)));
+    this.#expected = header.nent;
+    return { header, count: Math.min(guess, header.nent) };
   }
 
   /** @returns the buffer with it */

@@ -24,6 +24,8 @@ export interface GranuleRun {
 export class ChangeBitmap {
   /** Blocks of a granule. */
   readonly granuleBlocks: number;
+  /** log2 of that; -1 if it is no power of two. */
+  readonly #shift: number;
   #granuleCount: number;
   #active: Generation;
   #snapshot: Generation;
@@ -35,6 +37,8 @@ export class ChangeBitmap {
   constructor(granuleBlocks: number, blockCount: number) {
     assert(Number.isInteger(granuleBlocks) && granuleBlocks >= 1, 'A granule has one block or more');
     this.granuleBlocks = granuleBlocks;
+    const shift = 31 - Math.clz32(granuleBlocks);
+    this.#shift = 2 ** shift === granuleBlocks ? shift : -1;
     this.#granuleCount = Math.ceil(blockCount / granuleBlocks);
     this.#active = makeGeneration(this.#granuleCount);
     this.#snapshot = makeGeneration(this.#granuleCount);
@@ -56,14 +60,23 @@ export class ChangeBitmap {
 
   /** Blocks were changed. @param blockCount 1 and more, all within the namespace */
   mark(slba: number, blockCount: number): void {
-    const first = Math.floor(slba / this.granuleBlocks);
-    const last = Math.floor((slba + blockCount - 1) / this.granuleBlocks);
+    const end = slba + blockCount - 1;
     const { words, summary } = this.#active;
-    if (first === last) {
-      const word = first >>> WORD_SHIFT;
-      words[word] = words[word]! | (1 << (first & BIT_MASK));
-      summary[word >>> WORD_SHIFT] = summary[word >>> WORD_SHIFT]! | (1 << (word & BIT_MASK));
-      return;
+    let first: number;
+    let last: number;
+    if (end <= 0xffff_ffff && this.#shift >= 0) {
+      // whole numbers of 32 bits take a third of the time
+      first = slba >>> this.#shift;
+      last = end >>> this.#shift;
+      if (first === last) {
+        const word = first >>> WORD_SHIFT;
+        words[word] = words[word]! | (1 << (first & BIT_MASK));
+        summary[word >>> WORD_SHIFT] = summary[word >>> WORD_SHIFT]! | (1 << (word & BIT_MASK));
+        return;
+      }
+    } else {
+      first = Math.floor(slba / this.granuleBlocks);
+      last = Math.floor(end / this.granuleBlocks);
     }
     setRange(words, first, last);
     setRange(summary, first >>> WORD_SHIFT, last >>> WORD_SHIFT);

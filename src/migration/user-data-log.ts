@@ -96,20 +96,24 @@ export class UserDataLog {
     if (!this.#isOn) return;
     const { ring } = this;
     const { words, base } = ring;
-    if (MUST_SWAP || deallocated || blockCount > 0x1_0000 || base === 0 || !ring.isPlain) {
+    const isSmall = slba <= 0xffff_ffff && blockCount <= 0x1_0000;
+    if (MUST_SWAP || deallocated || !isSmall || base === 0 || !ring.isPlain) {
       this.#ranges(nsid, slba, blockCount, deallocated);
       return;
     }
+    // whole numbers of 32 bits from here on: they came as floating point
+    const first = slba >>> 0;
+    const count = blockCount | 0;
     const attributes = (WRITTEN | ring.phase) << 24;
     if (this.#mayGrow) {
       // to the newest entry, which is the one before; modulo 2^32: what is no neighbour then is none
-      const distance = (slba - words[base - 6]!) | 0;
+      const distance = (first - words[base - 6]!) | 0;
       const blocks = words[base - 7]! + 1;
-      if (distance <= blocks && distance >= -blockCount) {
+      if (distance <= blocks && distance >= -count) {
         const isNext = distance === blocks && words[base - 8] === nsid && words[base - 1] === attributes;
         // writes in order; where nothing has more than 32 bits
-        if (isNext && slba <= 0xffff_ffff && words[base - 5] === 0 && blocks < 0x1000_0000) {
-          words[base - 7] = blocks + blockCount - 1;
+        if (isNext && words[base - 5] === 0 && blocks < 0x1000_0000) {
+          words[base - 7] = blocks + count - 1;
         } else {
           this.#ranges(nsid, slba, blockCount, false);
         }
@@ -118,9 +122,9 @@ export class UserDataLog {
     }
     // as `writeEntry` does
     words[base] = nsid;
-    words[base + 1] = blockCount - 1;
-    words[base + 2] = slba;
-    words[base + 3] = slba > 0xffff_ffff ? Math.floor(slba / 0x1_0000_0000) : 0;
+    words[base + 1] = count - 1;
+    words[base + 2] = first;
+    words[base + 3] = 0;
     words[base + 7] = attributes;
     this.#mayGrow = true;
     ring.post();

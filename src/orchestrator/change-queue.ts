@@ -34,7 +34,7 @@ export interface QueueDevice {
   readonly name: string;
   /** Makes the queue and starts its log. */
   open(): Promise<void>;
-  /** All that waits in it; consumes nothing. */
+  /** The first of the entries that wait in it, some if there are any, valid until the next call; consumes nothing. */
   read(): Promise<ResidentQueueLog>;
   /** @param head the slot behind the last one that was read */
   consume(head: number): Promise<void>;

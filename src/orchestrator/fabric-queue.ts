@@ -1,5 +1,6 @@
 /** The User Data Migration Queue of a controller over NVMe/TCP, as its manager's connection has it. docs/live-migration-over-tcp.md */
 import type { LiveMigration } from '../initiator/live-migration.ts';
+import { QueueReader } from '../initiator/queue-reader.ts';
 import { SpecificStatus, Status } from '../spec/status.ts';
 import { NvmeofError, NvmeStatusError, OutcomeUnknownError, TransportError } from '../util/error.ts';
 import type { ResidentQueueLog } from '../wire/cold/log-migration.ts';
@@ -15,7 +16,13 @@ export class FabricQueue implements QueueDevice {
   readonly #cntlid: number;
   readonly #slots: number;
   /** Of one connection: the queue ends with it. */
-  #queue: { readonly migration: LiveMigration; readonly cdqid: number } | undefined;
+  #queue:
+    | {
+        readonly migration: LiveMigration;
+        readonly cdqid: number;
+        readonly reader: QueueReader<LiveMigration['controller']>;
+      }
+    | undefined;
 
   /** @param entries that it has room for */
   constructor(end: FabricEnd, cntlid: number, entries: number) {
@@ -28,9 +35,10 @@ export class FabricQueue implements QueueDevice {
 
   async open(): Promise<void> {
     const link = await this.#end.link();
+    const { migration } = link;
     const cdqid = await this.#create(link);
-    this.#queue = { migration: link.migration, cdqid };
-    await link.migration.trackUserData(cdqid, true);
+    this.#queue = { migration, cdqid, reader: new QueueReader(migration, cdqid) };
+    await migration.trackUserData(cdqid, true);
   }
 
   #create(link: Link): Promise<number> {
@@ -52,7 +60,8 @@ export class FabricQueue implements QueueDevice {
   }
 
   async read(): Promise<ResidentQueueLog> {
-    return this.#orLost((migration, cdqid) => migration.readQueue(cdqid, this.#slots));
+    const { reader } = this.#queue!;
+    return this.#orLost(() => reader.peek());
   }
 
   async consume(head: number): Promise<void> {

@@ -13,7 +13,7 @@ import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
 import { Fence, isManager } from './fence.ts';
 import { ChangedBlocks } from './migration/changed-blocks.ts';
-import { type GateEntry, GateState, RangeGate } from './range-gate.ts';
+import { type GateEntry, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
 import type { Reservations } from './reservations.ts';
 import { UncorrectableBlocks, type UncorrectableKeeper } from './uncorrectable.ts';
@@ -95,9 +95,6 @@ const Guard = {
   /** Hosts may write so many bytes a second. */
   Limited: 32,
 } as const;
-/** As constants of this module, since an import is a load of its own: each tracked write has both. */
-const PASSING = GateState.Passing;
-const OUTSIDE = GateState.Outside;
 /** Block sizes of LBA formats 0 and 1. */
 export const LBA_FORMAT_SIZES: readonly number[] = [512, 4096];
 
@@ -108,6 +105,8 @@ export class Namespace {
   blockSize: number;
   /** log2 of the block size (LBADS). */
   blockShift: number;
+  /** Exact, as the size of a block is a power of two. */
+  #blocksPerByte: number;
   blockCount: number;
   readonly readOnly: boolean;
   /** Feature 84h: 0 none, 1 write protect, 2 until power cycle, 3 permanent. */
@@ -151,6 +150,7 @@ export class Namespace {
     this.backend = options.backend;
     this.blockSize = options.backend.blockSize;
     this.blockShift = 31 - Math.clz32(options.backend.blockSize);
+    this.#blocksPerByte = 1 / this.blockSize;
     this.blockCount = options.backend.blockCount;
     this.readOnly = options.readOnly === true || options.backend.readOnly;
     this.uuid = uuid;
@@ -186,6 +186,7 @@ export class Namespace {
     this.backend.setBlockSize!(blockSize);
     this.blockSize = blockSize;
     this.blockShift = 31 - Math.clz32(blockSize);
+    this.#blocksPerByte = 1 / blockSize;
     this.blockCount = this.backend.blockCount;
     if (!this.knowsAllocation) this.setDeallocatedGuard(false);
     if (this.changes !== undefined) this.changes = new ChangedBlocks(this.changes.manager, this);
@@ -326,9 +327,12 @@ export class Namespace {
     else this.#enter(io, operation);
   }
 
-  /** A write that is done when the backend's call returns, and only has to be tracked then: nothing else looks at it meanwhile. */
+  /**
+   * A write that is done when the backend's call returns. Nobody can look at it in between, whoever sees its entry meanwhile has to ask this thread:
+   * it is tracked first, which saves it the way through `ended`.
+   */
   #pass(io: NamespaceIo): void {
-    io.gateState = PASSING;
+    this.#changed(io, false);
     this.backend.write(io);
   }
 
@@ -403,11 +407,6 @@ export class Namespace {
    * @returns false if that must wait: `complete` is called again then
    */
   ended(io: NamespaceIo, status: number): boolean {
-    if (io.gateState === PASSING) {
-      io.gateState = OUTSIDE;
-      this.#changed(io, false);
-      return true;
-    }
     if (status === 0 && (this.#guards & Guard.Uncorrectable) !== 0 && this.#rewrites(io.operation)) {
       if (!this.uncorrectable.clear(io)) return false;
       this.#uncorrectableChanged();
@@ -423,10 +422,8 @@ export class Namespace {
   }
 
   #changed(io: NamespaceIo, deallocated: boolean): void {
-    // exact, as the size of a block is a power of two
-    const blocksPerByte = 1 / this.blockSize;
-    const slba = io.offsetBytes * blocksPerByte;
-    const blocks = io.lengthBytes * blocksPerByte;
+    const slba = io.offsetBytes * this.#blocksPerByte;
+    const blocks = io.lengthBytes * this.#blocksPerByte;
     this.changes?.bitmap.mark(slba, blocks);
     io.changeLog?.changed(this.nsid, slba, blocks, deallocated);
   }

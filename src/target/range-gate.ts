@@ -4,11 +4,8 @@
  * one waits for all that overlap it, and whoever overlaps it waits behind it, in order of arrival, so nobody starves.
  */
 
-/**
- * Where an entry is; `Limited`: before the gate, because of a `WriteLimit`; `Passing`: it goes by without being compared, since it is done before
- * anything else can begin.
- */
-export const GateState = { Outside: 0, Waiting: 1, Inside: 2, Limited: 3, Passing: 4 } as const;
+/** Where an entry is; `Limited`: before the gate, because of a `WriteLimit`. */
+export const GateState = { Outside: 0, Waiting: 1, Inside: 2, Limited: 3 } as const;
 
 /** An operation at the gate. Its fields belong to the gate. */
 export interface GateEntry {

@@ -28,6 +28,8 @@ export const entryDeallocated = (v: DataView, base: number): boolean =>
 export const entryRange = (v: DataView, base: number): number => v.getUint8(base + UDMQ_ATTRIBUTES_OFFSET) >> 6;
 
 export const isDeallocated = (attributes: number): boolean => (attributes & 0x20) !== 0;
+/** `EntryRange` of an entry's attributes. */
+export const rangeOf = (attributes: number): number => attributes >> 6;
 
 // ---- by words -------------------------------------------------------------------------------------------------------------------------
 // A DataView takes twice the time, where each write of a host is an entry.

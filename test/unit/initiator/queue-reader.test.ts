@@ -1,11 +1,22 @@
 import { expect } from 'chai';
 import type { PassthruCommand, PassthruResult } from '../../../src/initiator/admin-queue.ts';
 import { LiveMigration, type MigrationHost, QueueReader } from '../../../src/migration.ts';
-import { MIGRATION_EXTENSION_UUID } from '../../../src/spec/migration.ts';
+import { EntryRange, MIGRATION_EXTENSION_UUID } from '../../../src/spec/migration.ts';
 import { AdminOpcode } from '../../../src/spec/opcode.ts';
 import type { Controller } from '../../../src/target/controller.ts';
 import { ResidentQueue } from '../../../src/target/migration/resident-queue.ts';
-import { entryBlockCount, entrySlba, UDMQ_ENTRY_BYTES } from '../../../src/wire/udmq-entry.ts';
+import {
+  entryBlockCount,
+  entrySlba,
+  entryWordAttributes,
+  entryWordBlockCount,
+  entryWordNsid,
+  entryWordSlba,
+  isDeallocated,
+  rangeOf,
+  UDMQ_ENTRY_BYTES,
+  UDMQ_ENTRY_DWORDS,
+} from '../../../src/wire/udmq-entry.ts';
 import { queuePage } from '../../support/queue-page.ts';
 import { Random, randomSeed } from '../../support/random.ts';
 
@@ -97,6 +108,50 @@ describe('QueueReader', () => {
       expect(told, `seed ${seed}`).to.deep.equal(logged);
       expect(host.queue.ring.used).to.equal(0);
     }
+  });
+
+  it('peeks at the first that wait, by one command, and releases nothing', async () => {
+    const host = new QueueHost(64, PIECE);
+    const reader = new QueueReader(host.lm, 0);
+    for (let i = 0; i < 9; i++) host.queue.log.changed(1, 10 * i, 1, false);
+    for (const head of [0, 4, 8]) {
+      const pages = host.pages;
+      const { header, entries } = await reader.peek();
+      expect(host.pages - pages).to.equal(1);
+      expect([header.head, header.nent, host.queue.ring.used]).to.deep.equal([head, 10 - head, 10 - head]);
+      const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
+      const found: number[] = [];
+      for (let at = 0; at < entries.length; at += UDMQ_ENTRY_BYTES) found.push(entrySlba(view, at));
+      const all = [0, 0, 10, 20, 30, 40, 50, 60, 70, 80];
+      expect(found).to.deep.equal(all.slice(head, head + 4));
+      expect(host.queue.log.consume(head + found.length)).to.equal(true);
+    }
+    expect(host.queue.ring.used).to.equal(0);
+  });
+
+  it('peeks at no more than it has asked for', async () => {
+    const host = new QueueHost(512, 64 << 10);
+    for (let i = 0; i < 299; i++) host.queue.log.changed(1, 10 * i, 1, false);
+    const { header, entries } = await new QueueReader(host.lm, 0).peek();
+    expect([header.nent, entries.length / UDMQ_ENTRY_BYTES]).to.deep.equal([300, 126]);
+  });
+
+  it('gives the same entries as words', async () => {
+    const host = new QueueHost(64, PIECE);
+    for (let i = 0; i < 9; i++) host.queue.log.changed(3, 2 ** 33 + 10 * i, 2, i % 2 === 0);
+    const seen: string[] = [];
+    await new QueueReader(host.lm, 0).drain((entries, base, count, words) => {
+      for (let i = 0; i < count; i++) {
+        const at = base + i * UDMQ_ENTRY_BYTES;
+        const word = base / 4 + i * UDMQ_ENTRY_DWORDS;
+        const attributes = entryWordAttributes(words, word);
+        if (rangeOf(attributes) !== EntryRange.Blocks) continue;
+        const [nsid, slba] = [entryWordNsid(words, word), entryWordSlba(words, word)];
+        expect(slba).to.equal(entrySlba(entries, at));
+        seen.push(`${nsid} ${slba - 2 ** 33} ${entryWordBlockCount(words, word)} ${isDeallocated(attributes)}`);
+      }
+    });
+    expect(seen).to.deep.equal([...new Array(9).keys()].map((i) => `3 ${10 * i} 2 ${i % 2 === 0}`));
   });
 
   it('reads what came before the trigger was armed, if that would have fired it, and is told of what comes then', async () => {

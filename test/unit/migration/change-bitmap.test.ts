@@ -26,6 +26,22 @@ describe('ChangeBitmap', () => {
     expect(bitmap.snapshotCount()).to.equal(4);
   });
 
+  for (const granuleBlocks of [2 ** 20, 3 * 2 ** 19]) {
+    it(`has every block in its granule where addresses need more than 32 bits, granules of ${granuleBlocks} blocks`, () => {
+      const places = [2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 32 + 3 * 2 ** 20, 2 ** 33 + 5];
+      for (const slba of places) {
+        for (const blockCount of [1, 2, 3 * 2 ** 20]) {
+          const bitmap = new ChangeBitmap(granuleBlocks, 2 ** 34);
+          bitmap.mark(slba, blockCount);
+          bitmap.takeSnapshot();
+          const first = Number(BigInt(slba) / BigInt(granuleBlocks));
+          const last = Number(BigInt(slba + blockCount - 1) / BigInt(granuleBlocks));
+          expect(runs(bitmap), `${blockCount} from ${slba}`).to.deep.equal([[first, last - first + 1]]);
+        }
+      }
+    });
+  }
+
   it('keeps a snapshot until it is acknowledged, and new changes apart from it', () => {
     const bitmap = new ChangeBitmap(1, 100);
     bitmap.mark(5, 1);

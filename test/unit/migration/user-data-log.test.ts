@@ -129,6 +129,21 @@ describe('UserDataLog (NVM Command Set 1.2 section 5.6)', () => {
     expect(queue.entry(0)).to.equal(ranged('01000000', '00000000', '2c01000000000000', '00'));
   });
 
+  it('an entry has nothing of the one that stood in its slot the turn before', () => {
+    const queue = new Queue(4);
+    queue.log.start();
+    const changed = (slba: number): void => {
+      queue.log.consume(queue.ring.tail);
+      queue.log.changed(5, slba, 1, false);
+    };
+    for (const slba of [2 ** 45 + 7, 2 ** 45 + 70, 2 ** 45 + 700]) changed(slba);
+    expect(queue.entry(1), 'slot 1, first turn').to.equal(`${'05000000000000000700000000200000'.padEnd(62, '0')}01`);
+    // slot 0, then 1 and 2 again, by the second turn's phase
+    for (const slba of [3, 30, 0xffff_ffff]) changed(slba);
+    expect(queue.entry(1)).to.equal('05000000000000001e000000'.padEnd(64, '0'));
+    expect(queue.entry(2)).to.equal('0500000000000000ffffffff'.padEnd(64, '0'));
+  });
+
   it('splits what is more than 2^32 blocks', () => {
     const queue = new Queue(8);
     queue.log.start();

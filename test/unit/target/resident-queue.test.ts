@@ -34,6 +34,15 @@ describe('ResidentQueue: log page C8h', () => {
     }
   });
 
+  it('an entry that was read takes no more changes', () => {
+    const queue = queueAt(8, 1, 0);
+    queue.log.changed(2, 1000, 1, false);
+    const before = queuePage(queue, false, HEADER_BYTES, ENTRY_BYTES)!;
+    queue.log.changed(2, 1001, 1, false);
+    expect(queuePage(queue, false, HEADER_BYTES, ENTRY_BYTES)).to.deep.equal(before);
+    expect(queue.ring.used).to.equal(2);
+  });
+
   it('says More as long as entries are behind what is asked for; zeros are behind its end, and nothing beyond', () => {
     const queue = queueAt(8, 1, 3);
     const whole = HEADER_BYTES + 3 * ENTRY_BYTES;
