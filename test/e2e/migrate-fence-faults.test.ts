@@ -133,6 +133,8 @@ suite('nvmeferry migrate, and a fence whose outcome is unknown', function (this:
 
   for (const fencing of FENCINGS) {
     for (const [fault, act] of Object.entries(FAULTS)) {
+      // without Keep Alive hosts would wait for as long as a command's time-out; and an open that is late opens nothing new
+      if (fault.startsWith('held') && fencing.action === FenceAction.Open) continue;
       it(`${fencing.name}: ${fault}`, async () => {
         const from = at;
         const proxy = proxies[fencing.who === 'source' ? from : OTHER[from]];
