@@ -205,11 +205,11 @@ class Planner {
     const last = Math.max(...ours.cntlids);
     const first = Math.min(...ours.cntlids);
     if (theirs.cntlid < first || theirs.cntlid > last) return;
-    const ids = `${first} to ${last}, ${this.#options.destination.name} ${theirs.cntlid}`;
+    const mine = first === last ? `CNTLID of the source is ${first}` : `CNTLIDs of the source are ${first} to ${last}`;
     const remedy = 'give each end a range of its own (cntlidMin, cntlidMax)';
     this.#warn(
       'cntlid',
-      `CNTLIDs of the source are ${ids}: hosts refuse a second controller of the same number; ${remedy}`,
+      `${mine}, ${this.#options.destination.name} has ${theirs.cntlid}: hosts refuse a second controller of the same number; ${remedy}`,
     );
   }
 

@@ -107,8 +107,14 @@ export function addMigrateOptions(command: Command): Command {
     .option('-I, --hostid <uuid>', 'identifier of this host')
     .option('-g, --hdr-digest', 'header digests')
     .option('-G, --data-digest', 'data digests')
-    .option('-N, --namespace-id <nsid>', 'namespace to move, repeatable (default: all)', nsidList, [])
-    .option('--shared <nsid>', 'namespace whose blocks both ends reach: it is not copied; repeatable', nsidList, [])
+    .addOption(
+      new Option('-N, --namespace-id <nsid>', 'namespace to move, repeatable').argParser(nsidList).default([], 'all'),
+    )
+    .addOption(
+      new Option('--shared <nsid>', 'namespace whose blocks both ends reach: it is not copied; repeatable')
+        .argParser(nsidList)
+        .default([], 'none'),
+    )
     .option('--overwrite', 'what the destination holds may be overwritten')
     .option('--accept-less', 'the destination may lack what hosts could use at the source')
     .option('--accept-forgetful', 'the source keeps no state, and you see to it that it is not restarted as it is')
@@ -121,13 +127,17 @@ export function addMigrateOptions(command: Command): Command {
       '--hypervisor <program>',
       'the VM moves as well: run with pause, attach destination, resume source|destination',
     )
-    .option(
-      '--memory <file=file>',
-      "VM's memory here and there[,address=][,offset=][,length=]; repeatable; needs --hypervisor",
-      memoryList,
-      [],
+    .addOption(
+      new Option(
+        '--memory <file=file>',
+        "VM's memory here and there[,address=][,offset=][,length=]; repeatable; needs --hypervisor",
+      )
+        .argParser(memoryList)
+        .default([], 'none'),
     )
-    .option('--announce <address:port|off>', "where hosts find the destination (default: the URI's)", 'uri')
+    .addOption(
+      new Option('--announce <address:port|off>', 'where hosts find the destination').default('uri', "the URI's"),
+    )
     .option('--rate <bytes>', 'copied a second before the pause, at most, such as 200m', parseRate)
     .option('--blackout <ms>', 'longest pause that is planned for', parsePositive, 300)
     .option('--blackout-limit <ms>', 'the pause ends the move when it gets that long', parsePositive)
@@ -148,7 +158,7 @@ export function addMigrateOptions(command: Command): Command {
         .choices(['auto', 'bitmap', 'queue'])
         .default('auto'),
     )
-    .option('--queue-entries <count>', 'changes that the queue has room for (default: 32767)', parseQueueEntries)
+    .option('--queue-entries <count>', 'changes that the queue has room for; 32767 if not given', parseQueueEntries)
     .option('--patience <seconds>', 'how long an end that is gone is waited for, once hosts wait', parsePositive, 60)
     .option('--journal <file>', 'where the steps are written down (default: in ~/.local/state/nvmeferry)')
     .option('--dry-run', 'look at both ends and say what would be, nothing more')

@@ -63,6 +63,11 @@ function figures(report: MoveReport): string {
   }
   rows.push(['copied', bytesText(moved)]);
   if (minimum > 0) rows.push(['of what had to be', `${bytesText(minimum)}, ${(moved / minimum).toFixed(2)} x`]);
+  if (report.memory !== undefined) {
+    const { allocatedBytes, dirtiedBytes, copiedBytes } = report.memory;
+    const again = `${bytesText(allocatedBytes)} in use, ${bytesText(dirtiedBytes)} changed meanwhile`;
+    rows.push(['memory of the VM, of that', `${bytesText(copiedBytes)}: ${again}`]);
+  }
   if (report.throttledTo !== undefined) rows.push(['writes held to', rateText(report.throttledTo)]);
   if (report.queueOverflows > 0) rows.push(['queue of changes full', `${report.queueOverflows} times`]);
   if (report.restarts > 0) rows.push(['copying begun again', `${report.restarts} times`]);

@@ -22,7 +22,11 @@ export function reportText(report: MoveReport): string {
     const sizes = `${bytesText(n.allocatedBytes)} allocated, ${bytesText(n.dirtiedBytes)} changed meanwhile`;
     lines.push(`namespace ${n.nsid}: ${sizes}, ${bytesText(n.writtenBytes)} written${verified}`);
   }
-  if (memory !== undefined) lines.push(`memory: ${bytesText(memory.copiedBytes)} copied`);
+  if (memory !== undefined) {
+    const { allocatedBytes, dirtiedBytes, copiedBytes } = memory;
+    const sizes = `${bytesText(allocatedBytes)} in use, ${bytesText(dirtiedBytes)} changed meanwhile`;
+    lines.push(`memory of the VM: ${sizes}, ${bytesText(copiedBytes)} copied`);
+  }
   if (report.throttledTo !== undefined) lines.push(`hosts were held to ${rateText(report.throttledTo)} of writes`);
   if (report.queueOverflows > 0) lines.push(`the queue of changes was full ${report.queueOverflows} times`);
   if (report.restarts > 0) lines.push(`copying began again ${report.restarts} times`);

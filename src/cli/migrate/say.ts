@@ -94,7 +94,10 @@ export class Teller {
         const { step, state } = event;
         if (state === 'begun') this.#step = step;
         const text = STEP_TEXTS[step] ?? step;
+        // without a peer nothing is announced
+        const isNothing = step === 'announce' && this.#plan !== undefined && this.#plan.record.spec.peer === undefined;
         if (this.#format === 'json') this.line('', event);
+        else if (isNothing) break;
         else if (state === 'done') this.line(`  ${text}`, event);
         else if (state === 'undone') this.line(`  undone: ${text}`, event);
         break;

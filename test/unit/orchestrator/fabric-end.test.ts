@@ -179,7 +179,7 @@ describe('FabricEnd', function () {
       const report = await new Move(options(spec)).run();
       expect(report.outcome).to.equal('moved');
       // both count their controllers from 1, which no host of ours minds
-      expect(report.warnings.filter((text) => !text.startsWith('CNTLIDs'))).to.deep.equal([]);
+      expect(report.warnings.filter((text) => !text.startsWith('CNTLID'))).to.deep.equal([]);
       await expectAt(b, 'moved');
     });
 

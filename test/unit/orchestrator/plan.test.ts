@@ -126,7 +126,7 @@ describe('makePlan', () => {
       ['ACWU', 'controller', { acwu: 0 }, /8\/8\/1, the source 8\/8\/8/],
       ['short host identifiers', 'controller', { ctratt: 0 }, /128-bit host identifiers/],
       ['another serial', 'controller', { serial: 'S2' }, /B is M1 S2, the source M1 S1/],
-      ['CNTLIDs of the source', 'namespaces', { cntlid: 2 }, /source are 1 to 3, B 2: .*cntlidMin, cntlidMax/],
+      ['CNTLIDs of the source', 'namespaces', { cntlid: 2 }, /source are 1 to 3, B has 2: .*cntlidMin, cntlidMax/],
     ];
     for (const [what, kind, figures, says] of warned) {
       it(`${what}: to be known for a move of ${kind}`, async () => {
