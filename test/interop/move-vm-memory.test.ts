@@ -142,7 +142,7 @@ EOF
     expect(migrate.report).to.include({ outcome: 'as-before' });
     const report = migrate.report as unknown as { memory: { dirtiedBytes: number; copiedBytes: number } };
     expect(report.memory.dirtiedBytes, 'it was written to meanwhile').to.be.greaterThan(0);
-    console.log(`      ${used >> 20} MiB in use, ${report.memory.dirtiedBytes >> 20} MiB of them again`);
+    console.log(`      ${used >> 20} MiB in use, ${report.memory.dirtiedBytes >> 10} KiB of them again`);
     expect(await vm.qmp('query-status')).to.include({ status: 'running' });
     const ended = await vm.run(
       'before=$(cat /run/passes); more() { [ -e /run/ended ] || [ $(cat /run/passes) -gt $((before + 1)) ]; }; wait_for 120 more; rm /run/go; wait_for 60 test -e /run/ended; cat /run/ended',
