@@ -3,7 +3,7 @@
  * memory. NVMe Base 2.1 section 3.1.4, PCIe Transport 1.1.
  */
 import { LogPage } from '../../spec/log-page.ts';
-import { Cc, Csts, Property } from '../../spec/property.ts';
+import { Cc, Csts } from '../../spec/property.ts';
 import { DNR, Status } from '../../spec/status.ts';
 import type { Controller } from '../../target/controller.ts';
 import type { QueuePair, QueueTransport } from '../../target/queue-pair.ts';
@@ -12,6 +12,7 @@ import type { Clock } from '../../util/clock.ts';
 import type { NvmeControllerState } from '../../wire/cold/controller-state.ts';
 import { CONFIG_BYTES, ConfigSpace } from './config-space.ts';
 import { DirtyLog } from './dirty-log.ts';
+import { type BarOwner, barLayout, FunctionBar } from './function-bar.ts';
 import { checkAdminQueue, decodeFunctionState, encodeFunctionState, type FunctionState } from './function-state.ts';
 import { ADDRESS_MAX, GuestMemory, PAGE_BYTES_MIN } from './guest-memory.ts';
 import { Interrupts, MSIX_ENTRY_BYTES } from './interrupts.ts';
@@ -35,20 +36,12 @@ import { checkQueues, loadQueues, saveQueues } from './queue-state.ts';
 /** MPSMAX: pages up to 64 KiB. */
 const PAGE_EXPONENT_MAX = 4;
 const MSI_SHIFT = 5;
-const REGISTER_BYTES = 0x1000;
-const BAR_PAGE = 0x1000;
 /** Commands of one `run`. */
 const RUN_COMMANDS = 256;
 const ERROR_EVENT = 0;
 const ENTRY_BYTES = { sq: 64, cq: 16 } as const;
 /** Everything of a function that is gone reads as ones. */
 const GONE = 0xff;
-
-/** Registers that fabrics do not have. */
-const Register = { INTMS: 0x0c, INTMC: 0x10, AQA: 0x24, ASQ: 0x28, ACQ: 0x30 } as const;
-/** NSSR: "NVMe". */
-const SUBSYSTEM_RESET = 0x4e56_4d65;
-const NSSRO = 0x10;
 
 /** The core, as the function needs it. */
 export interface FunctionCore {
@@ -73,7 +66,7 @@ export interface NvmeFunctionOptions {
   readonly allowSubsystemReset: boolean;
 }
 
-export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner {
+export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner, BarOwner {
   readonly configBytes: number = CONFIG_BYTES;
   readonly bars: readonly PciBar[];
   readonly vectorCount: number;
@@ -85,16 +78,9 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   readonly #options: NvmeFunctionOptions;
   readonly #config: ConfigSpace;
   readonly #interrupts: Interrupts;
+  readonly #bar: FunctionBar;
   readonly #queues: QueueSet;
-  readonly #strideBytes: number;
-  readonly #doorbellEnd: number;
-  readonly #tableOffset: number;
-  readonly #pendingOffset: number;
   #core: FunctionCore | undefined;
-  #aqa = 0;
-  #asq = 0n;
-  #acq = 0n;
-  #nssro = false;
   #running = false;
   #workWanted = false;
   #stopped = false;
@@ -105,24 +91,21 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     this.#options = options;
     this.vendorId = options.vendorId;
     this.vectorCount = options.vectorCount;
-    this.#strideBytes = 4 << options.doorbellStride;
-    this.#doorbellEnd = REGISTER_BYTES + (options.ioQueuesMax + 1) * 2 * this.#strideBytes;
-    this.#tableOffset = Math.ceil(this.#doorbellEnd / BAR_PAGE) * BAR_PAGE;
-    this.#pendingOffset = this.#tableOffset + BAR_PAGE;
-    const barBytes = 2 ** Math.ceil(Math.log2(this.#pendingOffset + BAR_PAGE));
-    this.bars = [{ index: 0, lengthBytes: barBytes, is64Bit: true }];
+    const layout = barLayout(options.vectorCount, options.ioQueuesMax, options.doorbellStride);
+    this.bars = [layout.bar];
     this.#config = new ConfigSpace({
       vendorId: options.vendorId,
       deviceId: options.deviceId,
       interruptPin: options.hasPin ? 1 : 0,
       vectorCount: options.vectorCount,
       msiShift: MSI_SHIFT,
-      bar: this.bars[0]!,
-      msixTableOffset: this.#tableOffset,
-      msixPendingOffset: this.#pendingOffset,
+      bar: layout.bar,
+      msixTableOffset: layout.tableOffset,
+      msixPendingOffset: layout.pendingOffset,
     });
     this.#interrupts = new Interrupts(this.#config, options.vectorCount);
-    this.#queues = new QueueSet(this, this.memory, this.#interrupts, clock, this.#strideBytes);
+    this.#bar = new FunctionBar(layout, this, this.#interrupts);
+    this.#queues = new QueueSet(this, this.memory, this.#interrupts, clock, layout.strideBytes);
     this.capabilities =
       (BigInt(options.doorbellStride) << 32n) |
       (options.allowSubsystemReset ? 1n << 36n : 0n) |
@@ -165,122 +148,28 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
 
   readBar(index: number, offset: number, into: Uint8Array): void {
     into.fill(this.#gone ? GONE : 0);
-    if (index !== 0 || this.#gone) return;
-    let dword = 0;
-    let at = -1;
-    for (let i = 0; i < into.length; i++) {
-      const aligned = (offset + i) & ~3;
-      if (aligned !== at) {
-        at = aligned;
-        dword = this.#readDword(aligned);
-      }
-      into[i] = dword >>> (((offset + i) & 3) * 8);
-    }
-  }
-
-  #readDword(offset: number): number {
-    if (offset < REGISTER_BYTES) return this.#readRegister(offset);
-    if (offset >= this.#tableOffset && offset < this.#tableOffset + this.vectorCount * MSIX_ENTRY_BYTES) {
-      return this.#interrupts.table.getUint32(offset - this.#tableOffset, true);
-    }
-    const { pending } = this.#interrupts;
-    const at = offset - this.#pendingOffset;
-    if (at < 0 || at + 4 > pending.length) return 0;
-    return pending[at]! | (pending[at + 1]! << 8) | (pending[at + 2]! << 16) | (pending[at + 3]! << 24);
-  }
-
-  #readRegister(offset: number): number {
-    const { controller } = this;
-    switch (offset) {
-      case Property.CAP:
-        return Number(controller.cap & 0xffff_ffffn);
-      case Property.CAP + 4:
-        return Number(controller.cap >> 32n);
-      case Register.INTMS:
-      case Register.INTMC:
-        return this.#interrupts.mask;
-      case Property.CSTS:
-        return controller.csts | (this.#nssro ? NSSRO : 0);
-      case Register.AQA:
-        return this.#aqa;
-      case Register.ASQ:
-        return Number(this.#asq & 0xffff_ffffn);
-      case Register.ASQ + 4:
-        return Number(this.#asq >> 32n);
-      case Register.ACQ:
-        return Number(this.#acq & 0xffff_ffffn);
-      case Register.ACQ + 4:
-        return Number(this.#acq >> 32n);
-      default:
-        return Number(controller.getProperty(offset, 4) ?? 0n);
-    }
+    if (index === 0 && !this.#gone) this.#bar.read(offset, into);
   }
 
   writeBar(index: number, offset: number, bytes: Uint8Array): void {
-    if (index !== 0 || this.#gone || offset % 4 !== 0 || (bytes.length !== 4 && bytes.length !== 8)) return;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    for (let i = 0; i < bytes.length; i += 4) this.writeRegister(offset + i, view.getUint32(i, true));
+    if (index === 0 && !this.#gone) this.#bar.write(offset, bytes);
   }
 
-  /** One dword of BAR 0. */
-  writeRegister(offset: number, value: number): void {
-    if (offset >= REGISTER_BYTES && offset < this.#doorbellEnd) {
-      const index = (offset - REGISTER_BYTES) / this.#strideBytes;
-      if (Number.isInteger(index)) this.#queues.doorbell(index, value);
-      return;
-    }
-    if (offset >= this.#tableOffset) {
-      this.#interrupts.writeTable(offset - this.#tableOffset, value);
-      return;
-    }
-    switch (offset) {
-      case Register.INTMS:
-        this.#interrupts.mask = (this.#interrupts.mask | value) >>> 0;
-        this.#queues.updatePin();
-        return;
-      case Register.INTMC:
-        this.#unmask(value);
-        return;
-      case Property.CC:
-        this.controller.setConfiguration(value);
-        this.work();
-        return;
-      case Property.CSTS:
-        if ((value & NSSRO) !== 0) this.#nssro = false;
-        return;
-      case Property.NSSR:
-        if (value === SUBSYSTEM_RESET && this.#options.allowSubsystemReset) this.#core!.resetSubsystem();
-        return;
-      default:
-        this.#writeAdminRegister(offset, value);
-    }
+  doorbell(index: number, value: number): void {
+    this.#queues.doorbell(index, value);
   }
 
-  #unmask(value: number): void {
-    this.#interrupts.mask = (this.#interrupts.mask & ~value) >>> 0;
-    this.#queues.signalAgain();
+  configured(): void {
+    this.work();
   }
 
-  /** They must not change under an enabled controller. */
-  #writeAdminRegister(offset: number, value: number): void {
-    if ((this.controller.cc & Cc.EN) !== 0) return;
-    const low = BigInt(value);
-    switch (offset) {
-      case Register.AQA:
-        this.#aqa = value & 0x0fff_0fff;
-        return;
-      case Register.ASQ:
-        this.#asq = (this.#asq & ~0xffff_ffffn) | (low & ~0xfffn);
-        return;
-      case Register.ASQ + 4:
-        this.#asq = (this.#asq & 0xffff_ffffn) | (low << 32n);
-        return;
-      case Register.ACQ:
-        this.#acq = (this.#acq & ~0xffff_ffffn) | (low & ~0xfffn);
-        return;
-      case Register.ACQ + 4:
-        this.#acq = (this.#acq & 0xffff_ffffn) | (low << 32n);
-    }
+  maskChanged(unmasked: boolean): void {
+    if (unmasked) this.#queues.signalAgain();
+    else this.#queues.updatePin();
+  }
+
+  resetRequested(): void {
+    if (this.#options.allowSubsystemReset) this.#core!.resetSubsystem();
   }
 
   // ---- interrupts -----------------------------------------------------------------------------------------------------------------
@@ -415,10 +304,10 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
 
   enable(cc: number): boolean {
     const pageBytes = PAGE_BYTES_MIN << ((cc >>> Cc.mpsShift) & Cc.mpsMask);
-    const sqEntries = (this.#aqa & 0xfff) + 1;
-    const cqEntries = ((this.#aqa >>> 16) & 0xfff) + 1;
-    const sq = Number(this.#asq);
-    const cq = Number(this.#acq);
+    const sqEntries = (this.#bar.aqa & 0xfff) + 1;
+    const cqEntries = ((this.#bar.aqa >>> 16) & 0xfff) + 1;
+    const sq = Number(this.#bar.asq);
+    const cq = Number(this.#bar.acq);
     if (sqEntries < 2 || cqEntries < 2 || sq % pageBytes !== 0 || cq % pageBytes !== 0) return false;
     if (sq + sqEntries * ENTRY_BYTES.sq > ADDRESS_MAX || cq + cqEntries * ENTRY_BYTES.cq > ADDRESS_MAX) return false;
     this.#queues.pointer.pageBytes = pageBytes;
@@ -453,7 +342,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
   /** NVM Subsystem Reset reached it. */
   subsystemReset(): void {
     this.reset();
-    this.#nssro = true;
+    this.#bar.nssro = true;
   }
 
   // ---- MemoryTransport: queues ----------------------------------------------------------------------------------------------------
@@ -544,10 +433,10 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     return encodeFunctionState({
       cc: controller.cc,
       csts: controller.csts,
-      aqa: this.#aqa,
+      aqa: this.#bar.aqa,
       intms: this.#interrupts.mask,
-      asq: this.#asq,
-      acq: this.#acq,
+      asq: this.#bar.asq,
+      acq: this.#bar.acq,
       adminSqHead: sq?.head ?? 0,
       adminSqTail: sq?.tail ?? 0,
       adminCqHead: cq?.head ?? 0,
@@ -595,9 +484,9 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     this.#interrupts.tableBytes.set(state.table);
     this.#interrupts.pending.set(state.pending);
     this.#interrupts.mask = state.intms;
-    this.#aqa = state.aqa;
-    this.#asq = state.asq;
-    this.#acq = state.acq;
+    this.#bar.aqa = state.aqa;
+    this.#bar.asq = state.asq;
+    this.#bar.acq = state.acq;
     controller.restoreRegisters(state.cc, state.csts, state.ioQueuesMax);
     if ((state.cc & Cc.EN) === 0 || (state.csts & Csts.RDY) === 0) return;
     this.enable(state.cc);
@@ -620,10 +509,7 @@ export class NvmeFunction implements PciFunction, MemoryTransport, QueueSetOwner
     // a stop ends with the reset, and with it that events wait
     this.controller.asyncEvents.setFrozen(this.controller.isSuspended);
     this.#interrupts.reset();
-    this.#aqa = 0;
-    this.#asq = 0n;
-    this.#acq = 0n;
-    this.#nssro = false;
+    this.#bar.reset();
   }
 
   get isStopped(): boolean {
