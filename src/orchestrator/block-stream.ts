@@ -46,8 +46,11 @@ export class BlockStream implements Stream {
   readonly #unverified: Unverified | undefined;
   /** As the move began. */
   readonly #blockCount: number;
-  /** They differed while the source could change: the next look tells why. */
-  #suspects = new Set<number>();
+  /**
+   * They differed when they were compared last. While hosts write that says nothing: a write that is under way shows at the source before it is
+   * among the changes, and may take as long as it likes.
+   */
+  readonly #suspects = new Set<number>();
   allocatedBytes = 0;
   dirtiedBytes = 0;
   verifiedBytes = 0;
@@ -108,7 +111,6 @@ export class BlockStream implements Stream {
     this.#mustFit(left);
     this.#left = left;
     this.#note(left.runs);
-    if (left.complete) this.#judgeSuspects(left.runs);
     // of changes that do not fit a snapshot only a bound is known
     return (left.complete ? blocksIn(withContent(left.runs)) : source.blockCount) * source.blockSize;
   }
@@ -162,6 +164,7 @@ export class BlockStream implements Stream {
     }
     this.#left = undefined;
     await this.verify(signal);
+    // nothing is under way any more, and all that was changed is copied
     if (this.#suspects.size > 0) throw this.#miscompare([...this.#suspects]);
     await this.#options.destination.flush();
   }
@@ -171,6 +174,8 @@ export class BlockStream implements Stream {
     if (unverified === undefined) return;
     const { source, written, rate } = this.#options;
     assert(written !== undefined, 'What was written cannot be read');
+    // all of them are compared again
+    this.#suspects.clear();
     const todo = unverified.take();
     const worker = async (): Promise<void> => {
       const bytes = unverified.granuleBlocks * source.blockSize;
@@ -189,13 +194,6 @@ export class BlockStream implements Stream {
     const results = await Promise.allSettled(Array.from({ length: COMPARES_AT_ONCE }, worker));
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     for (const granule of this.#suspects) unverified.addGranule(granule);
-  }
-
-  /** What differed must have been changed since it was copied. */
-  #judgeSuspects(runs: readonly BlockRun[]): void {
-    if (this.#suspects.size === 0) return;
-    for (const run of runs) for (const granule of this.#unverified!.granulesOf(run)) this.#suspects.delete(granule);
-    if (this.#suspects.size > 0) throw this.#miscompare([...this.#suspects]);
   }
 
   #miscompare(granules: readonly number[]): MoveError {

@@ -79,12 +79,6 @@ export class Unverified {
       yield { granule, run: { slba, blockCount: Math.min(this.granuleBlocks, this.#blockCount - slba) } };
     }
   }
-
-  granulesOf(run: BlockRun): Set<number> {
-    const found = new Set<number>();
-    this.#each(run, (at) => found.add(at));
-    return found;
-  }
 }
 
 function bit(bits: Uint8Array, at: number): boolean {

@@ -34,7 +34,7 @@ export async function setFence(subsystem: Subsystem, namespace: Namespace, chang
 
 async function close(subsystem: Subsystem, namespace: Namespace, { epoch }: FenceChange): Promise<number> {
   const { fence } = namespace;
-  if (epoch < fence.epoch) return Status.CommandSequenceError | DNR;
+  if (fence.isStale(epoch)) return Status.CommandSequenceError | DNR;
   if (subsystem.namespaces[namespace.nsid] !== namespace) return Status.InvalidNamespaceOrFormat | DNR;
   // they change blocks past every gate
   if (namespace.formatting) return Status.FormatInProgress;
@@ -49,7 +49,7 @@ async function close(subsystem: Subsystem, namespace: Namespace, { epoch }: Fenc
 
 async function open(subsystem: Subsystem, namespace: Namespace, { epoch, manager }: FenceChange): Promise<number> {
   const { fence } = namespace;
-  if (epoch < fence.epoch) return Status.CommandSequenceError | DNR;
+  if (fence.isStale(epoch)) return Status.CommandSequenceError | DNR;
   if (!fence.isClosed && fence.epoch === epoch) return Status.Success;
   const status = await keep(subsystem, namespace, { closed: false, epoch });
   if (status !== Status.Success) return status;

@@ -30,6 +30,11 @@ export class Fence {
     this.isClosed = isClosed;
     this.epoch = epoch;
   }
+
+  /** Who says so was cut off, and does not know what has happened since. The same epoch is the same change once more. */
+  isStale(epoch: bigint): boolean {
+    return epoch < this.epoch;
+  }
 }
 
 /** It manages live migration. */

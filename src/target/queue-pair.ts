@@ -11,6 +11,7 @@ import { SQE_BYTES, sqeCid, sqeFlags, sqeOpcode } from '../wire/sqe.ts';
 import type { CommandSet } from './commands/command-set.ts';
 import type { Controller } from './controller.ts';
 import { FusedPairs } from './fused-pairs.ts';
+import type { Namespace } from './namespace.ts';
 import { GateState } from './range-gate.ts';
 import { NO_ERROR_LOCATION, Phase, Request } from './request.ts';
 
@@ -130,6 +131,11 @@ export class QueuePair {
     return this.requests.every(
       (request) => !request.inUse || request.unfetched || request.isAsyncEvent || this.#fused.isWaiting(request),
     );
+  }
+
+  /** A command of the namespace is under way, wherever it has come to. */
+  isBusyWith(namespace: Namespace): boolean {
+    return this.requests.some((request) => request.inUse && request.namespace === namespace);
   }
 
   /** A buffer of at least `length` bytes that belongs to the transport until `returnBuffer`. */

@@ -74,9 +74,7 @@ export function fenceWaiting(pairs: Iterable<QueuePair>, namespace: Namespace, s
 }
 
 function isBusy(subsystem: Subsystem, namespace: Namespace, whose: Whose): boolean {
-  for (const { requests } of queuePairs(subsystem, whose)) {
-    for (const request of requests) if (request.inUse && request.namespace === namespace) return true;
-  }
+  for (const pair of queuePairs(subsystem, whose)) if (pair.isBusyWith(namespace)) return true;
   return false;
 }
 

@@ -73,7 +73,7 @@ const reservationsFeature: FeatureEntry = {
   get: () => 0,
   set(controller, request): number | undefined {
     const { fence, reservations } = namespaceOf(controller, request);
-    if (!fence.isClosed || epochOf(request) < fence.epoch) return Status.CommandSequenceError | DNR;
+    if (!fence.isClosed || fence.isStale(epochOf(request))) return Status.CommandSequenceError | DNR;
     const data = request.transferBytes === 0 ? undefined : request.data();
     let image: ReservationImage;
     try {
