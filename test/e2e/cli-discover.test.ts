@@ -21,7 +21,7 @@ interface Line {
 }
 
 describe('nvmeferry discover', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let directory: string;
   let target: CliTarget;
   let file: string;

@@ -9,7 +9,7 @@ const NOBODY = 65_534;
 const PORTS_OF_ROOT = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
 
 describe('what is not permitted', function () {
-  this.timeout(20_000);
+  this.timeout(180_000);
   const asUser = process.getuid?.() === 0 ? { uid: NOBODY } : {};
   let folder: string;
 

@@ -13,7 +13,7 @@ import { CliTarget, cli, MAIN } from '../support/cli.ts';
 const NQN = 'nqn.2026-01.test.nvmeferry:one';
 
 describe('nvmeferry target', function () {
-  this.timeout(20_000);
+  this.timeout(180_000);
   let directory: string;
   let target: CliTarget | undefined;
 

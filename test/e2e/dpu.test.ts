@@ -10,7 +10,7 @@ import { Cmd, fields, VfioUserClient } from '../support/vfio-user-client.ts';
 const NQN = 'nqn.2026-01.test.nvmeferry:dpu';
 
 describe('nvmeferry dpu', function () {
-  this.timeout(30_000);
+  this.timeout(180_000);
   let folder: string;
   let dpu: CliTarget | undefined;
 

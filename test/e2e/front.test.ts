@@ -9,7 +9,7 @@ import { needNative, until } from '../support/native.ts';
 import { RemoteVm } from '../support/remote-vm.ts';
 
 describe('nvmeferry front', function () {
-  this.timeout(30_000);
+  this.timeout(180_000);
   let folder: string;
   let vm: RemoteVm | undefined;
   const processes: CliTarget[] = [];

@@ -9,7 +9,7 @@ import { CliTarget } from '../support/cli.ts';
 const NQN = 'nqn.2026-01.test.nvmeferry:metrics';
 
 describe('nvmeferry target --metrics', function () {
-  this.timeout(20_000);
+  this.timeout(180_000);
   let directory: string;
   let target: CliTarget | undefined;
   beforeEach(async () => {

@@ -135,7 +135,7 @@ function block(lane: number, place: number, number: number): Buffer {
 type Verb = '--resume' | '--abort';
 
 describe('nvmeferry migrate of a controller, and kill -9', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let pair: ControllerPair | undefined;
   let vm: RemoteVm | undefined;
   let guest: SteadyGuest;

@@ -14,7 +14,7 @@ const CNTLID = 5;
 const BLOCKS = 512;
 
 describe('nvmeferry migrate of a controller', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let folder: string;
   let vm: RemoteVm | undefined;
   const processes: CliTarget[] = [];

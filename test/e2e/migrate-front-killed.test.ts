@@ -72,7 +72,7 @@ class Life {
 }
 
 describe('nvmeferry migrate of a controller, and kill -9 of its front', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let pair: ControllerPair | undefined;
   let life: Life | undefined;
   let at: Side = 'a';

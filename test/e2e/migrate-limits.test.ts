@@ -79,7 +79,7 @@ class HotWriter {
 }
 
 describe('nvmeferry migrate, and its operator', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let pair: MovePair;
   let host: MultipathSubsystem;
   let writer: HotWriter;

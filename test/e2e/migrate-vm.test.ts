@@ -24,7 +24,7 @@ const SHARED = '/dev/shm';
 const WORK_PAGES = 256;
 
 describe('nvmeferry migrate of a VM', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let folder: string;
   let vm: RemoteVm | undefined;
   let hypervisor: net.Server | undefined;

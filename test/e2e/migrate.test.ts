@@ -64,7 +64,7 @@ class Writer {
 }
 
 describe('nvmeferry migrate', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let pair: MovePair;
   let host: MultipathSubsystem | undefined;
 

@@ -37,7 +37,7 @@ const block = (language: string, word: string): string => {
 };
 
 describe('README', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let directory: string;
 
   before(async () => {

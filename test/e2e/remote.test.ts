@@ -13,7 +13,7 @@ const serviceOf = ({ ready }: CliTarget): number =>
   (ready as unknown as { ports: { service: number }[] }).ports[0]!.service;
 
 describe('nvmeferry target --remote', function () {
-  this.timeout(30_000);
+  this.timeout(180_000);
   const targets: CliTarget[] = [];
   let near: HostController | undefined;
 

@@ -30,7 +30,7 @@ async function freePort(): Promise<number> {
 }
 
 describe('reservations, from outside', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let directory: string;
   let target: CliTarget | undefined;
   let port: number;

@@ -9,7 +9,7 @@ const NQN = 'nqn.2026-01.io.nvmeferry:demo';
 const REDRAW = '\r\x1b[K';
 
 describe('progress', function () {
-  this.timeout(20_000);
+  this.timeout(180_000);
   let target: CliTarget;
   let uri: string;
 

@@ -22,7 +22,7 @@ const PAGE = 4096;
 const BLOCKS_OF_PAGE = PAGE / 512;
 
 describe('memory that a controller writes, as the orchestrator follows it', function () {
-  this.timeout(30_000);
+  this.timeout(180_000);
   let folder: string;
   let dpu: CliTarget;
   let vm: RemoteVm;

@@ -75,7 +75,7 @@ class Side {
 }
 
 describe('FabricEnd', function () {
-  this.timeout(30_000);
+  this.timeout(120_000);
   let a: Side;
   let b: Side;
   let guest: Guest | undefined;

@@ -7,7 +7,7 @@ import { HypervisorProgram } from '../../../src/orchestrator/hypervisor-program.
 import { NvmeofError } from '../../../src/util/error.ts';
 
 describe("a program of the operator's, for the hypervisors", function () {
-  this.timeout(20_000);
+  this.timeout(120_000);
   let folder: string;
   beforeEach(() => {
     folder = mkdtempSync(join(tmpdir(), 'nvmeferry-hypervisor-'));

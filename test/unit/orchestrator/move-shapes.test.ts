@@ -98,7 +98,7 @@ const messageOf = (move: Promise<unknown>): Promise<string> =>
   );
 
 describe('moves of namespaces of different shapes', function () {
-  this.timeout(30_000);
+  this.timeout(120_000);
   let a: Side;
   let b: Side;
   let guest: Guest;

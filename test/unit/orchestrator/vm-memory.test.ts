@@ -13,7 +13,7 @@ const HUGE_PAGE = 2 << 20;
 const SHARED = '/dev/shm';
 
 describe("a VM's memory in files", function () {
-  this.timeout(30_000);
+  this.timeout(120_000);
   let folder: string;
   const open: VmMemory[] = [];
   const path = (name: string): string => join(folder, name);
