@@ -50,7 +50,6 @@ export interface FeatureOptions {
   readonly cdw15?: number;
 }
 
-const STAY_ALIVE_MS = 60_000;
 /** Reading the beginning of a log page clears its event. */
 const EVENT_LOG_BYTES = 16;
 
@@ -70,7 +69,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   #fastFailTimer: Timer | undefined;
   #lossTimer: Timer | undefined;
   /** Holds the process while there is no socket that would: the clock's timers do not, and someone may wait for I/O. */
-  #stayAlive: NodeJS.Timeout | undefined;
+  #stayAlive: Timer | undefined;
   #liveSinceMs = 0;
   /** Events about namespaces since the last reading of what changed began. */
   #changesSeen = 0;
@@ -161,7 +160,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
   }
 
   #cancelTimers(): void {
-    clearInterval(this.#stayAlive);
+    this.#stayAlive?.cancel();
     this.#stayAlive = undefined;
     this.#retryTimer?.cancel();
     this.#fastFailTimer?.cancel();
@@ -180,7 +179,7 @@ export class HostController extends EventEmitter<HostControllerEvents> implement
       this.io.detach(association.ioQueuePairs);
       return;
     }
-    this.#stayAlive = setInterval(() => {}, STAY_ALIVE_MS);
+    this.#stayAlive = clock.hold?.();
     this.#setState('resetting');
     this.io.detach(association.ioQueuePairs, this.#quiesceMs(association, error));
     this.emit('lost', error);

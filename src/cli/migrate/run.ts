@@ -117,11 +117,11 @@ async function dryRun(options: Options, flags: MigrateFlags, teller: Teller): Pr
 
 /** The clock's timers do not hold the process: this does. */
 async function held<T>(act: Promise<T>): Promise<T> {
-  const timer = setInterval(() => {}, 60_000);
+  const hold = systemClock.hold();
   try {
     return await act;
   } finally {
-    clearInterval(timer);
+    hold.cancel();
   }
 }
 
