@@ -13,7 +13,7 @@ import { Attachments } from './attachments.ts';
 import type { Controller } from './controller.ts';
 import { Fence, isManager } from './fence.ts';
 import { ChangedBlocks } from './migration/changed-blocks.ts';
-import { type GateEntry, RangeGate } from './range-gate.ts';
+import { type GateEntry, GateState, RangeGate } from './range-gate.ts';
 import type { Request } from './request.ts';
 import type { Reservations } from './reservations.ts';
 import { UncorrectableBlocks, type UncorrectableKeeper } from './uncorrectable.ts';
@@ -440,6 +440,17 @@ export class Namespace {
     this.#logs = logs;
     if (logs.length > 0 || this.changes !== undefined) this.#guards |= Guard.Tracked;
     else this.#guards &= ~Guard.Tracked;
+  }
+
+  /**
+   * Its connection or queue is gone, and the backend may still change its blocks. What its host sends next, after a reset or over another connection,
+   * must not be overtaken by that: it waits, where it overlaps.
+   */
+  outlives(io: NamespaceIo): void {
+    if (io.gateState !== GateState.Inside || io.gateExclusive || !isChange(io.operation)) return;
+    this.#exclusiveCount++;
+    this.#guards |= Guard.Exclusive;
+    this.#gate.claim(io);
   }
 
   // ---- the write limit -------------------------------------------------------------------------------------------------------------

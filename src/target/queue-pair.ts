@@ -282,6 +282,7 @@ export class QueuePair {
     for (const request of this.requests) {
       if (request.gateState === GateState.Limited) request.namespace!.writeLimit!.letThrough((io) => io === request);
     }
+    for (const request of this.requests) if (request.inUse) request.namespace?.outlives(request);
     this.#settleLingering();
     this.controller?.queueClosed(this, reason);
   }

@@ -90,6 +90,12 @@ export class RangeGate {
     return true;
   }
 
+  /** An entry that is inside has its range for itself from now on: whoever comes after it waits. */
+  claim(entry: GateEntry): void {
+    entry.gateExclusive = true;
+    this.#exclusiveCount++;
+  }
+
   /** It is done; or, if it still waited, it will not come. */
   leave(entry: GateEntry): void {
     (entry.gateState === GateState.Waiting ? this.#waiting : this.#inside).remove(entry);

@@ -164,6 +164,40 @@ describe('conformance: PCIe registers', () => {
     });
   }
 
+  it('a write that the backend still has is not overtaken by those after the reset', async () => {
+    const backend = new HeldBackend();
+    vm = new TestVm({ backend, guest: { runsItself: false } });
+    const { guest } = vm;
+    const blocks = (value: number): Uint8Array => new Uint8Array(2 * 512).fill(value);
+    await drive(vm, guest.start(1));
+    void guest.write(1, 10, blocks(1), 'prp').catch(() => {});
+    guest.run();
+    vm.function.run();
+    expect(backend.begun).to.equal(1);
+    guest.disable();
+    await drive(vm, guest.start(1));
+    const late = guest.write(1, 11, blocks(2), 'prp');
+    const elsewhere = guest.write(1, 12 + 2, blocks(3), 'prp');
+    guest.run();
+    vm.function.run();
+    expect(backend.begun, 'what overlaps waits, nothing else does').to.equal(2);
+    // the newest first, as a disk may
+    backend.held.reverse();
+    backend.release();
+    expect(backend.begun).to.equal(3);
+    backend.release();
+    await drive(vm, Promise.all([late, elsewhere]));
+    const bytes = [10, 11, 12, 13, 14, 15, 16].map((block) => backend.data[block * 512]);
+    expect(bytes).to.deep.equal([1, 2, 2, 0, 3, 3, 0]);
+    // and nobody waits for it any more
+    const last = guest.write(1, 10, blocks(4), 'prp');
+    guest.run();
+    vm.function.run();
+    backend.release();
+    await drive(vm, last);
+    expect(backend.data[10 * 512]).to.equal(4);
+  });
+
   it('a reset with everything in flight lets go of all of it', async () => {
     const backend = new HeldBackend();
     vm = new TestVm({ backend, guest: { runsItself: false } });
