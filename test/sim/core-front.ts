@@ -2,11 +2,12 @@
  * Holds the guest's device: the function of one end's process at a time, and the guest's memory with it. A process of its own, which outlives
  * orchestrators and targets; while no function is there, or it is paused, the guest stands still.
  */
-import type { DeviceFront, GuestMemoryMover, MemoryRun } from '../../src/orchestrator/end.ts';
+import type { GuestMemoryMover, MemoryRun } from '../../src/orchestrator/end.ts';
 import { TransportError } from '../../src/util/error.ts';
 import type { Guest } from '../../src/vm/guest.ts';
 import { GUEST_PAGE_BYTES } from '../../src/vm/guest-ram.ts';
 import type { CoreTarget } from './core-target.ts';
+import type { FrontProcess } from './front-link.ts';
 import type { Orchestrator } from './orchestrator-process.ts';
 import type { Party } from './scenario.ts';
 import type { SimClock } from './sim-clock.ts';
@@ -14,17 +15,20 @@ import type { SimClock } from './sim-clock.ts';
 const SWITCH_MS = 0.4;
 const PAGE_MS = 0.02;
 
-export class CoreFront {
+export class CoreFront implements FrontProcess {
   readonly clock: SimClock;
   readonly memories: Readonly<Record<Party, Uint8Array>>;
   readonly #guest: Guest;
   readonly #targets: Readonly<Record<Party, CoreTarget>>;
   attachedTo: Party = 'source';
   isPaused = false;
+  isGone = false;
   #isPlugged = false;
   readonly #waiting: (() => void)[] = [];
   /** The guest runs, perhaps with another controller. */
   onRun: () => void = () => {};
+  /** It runs from its start, whatever its controller has been told. */
+  onReboot: () => void = () => {};
 
   constructor(clock: SimClock, guest: Guest, targets: Readonly<Record<Party, CoreTarget>>, movesMemory: boolean) {
     this.clock = clock;
@@ -35,7 +39,7 @@ export class CoreFront {
     this.memories = { source, destination };
     for (const party of ['source', 'destination'] as const) {
       targets[party].onStart.add(() => {
-        if (this.attachedTo === party) this.#plug();
+        if (this.attachedTo === party && !this.isGone) this.#plug();
       });
       targets[party].onEnd.add(() => {
         if (this.attachedTo === party) this.#unplug();
@@ -44,7 +48,7 @@ export class CoreFront {
   }
 
   get isStopped(): boolean {
-    return this.isPaused || !this.#isPlugged;
+    return this.isPaused || this.isGone || !this.#isPlugged;
   }
 
   /** The guest's CPU runs when it resolves, and until the next turn. */
@@ -76,6 +80,32 @@ export class CoreFront {
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
+  /** The process is gone: the VM ends, and the function stops; what that had fetched ends in the memory of before. */
+  crash(): void {
+    this.isGone = true;
+    this.#update();
+    if (!this.#isPlugged) return;
+    const pci = this.#guest.function;
+    pci.stop(() => {
+      if (this.isGone && this.#isPlugged && this.#guest.function === pci) this.#unplug();
+    });
+  }
+
+  /** Another one, and the VM from its start. Whoever maps its memory anew resets the function first. */
+  restart(party: Party): void {
+    this.#unplug();
+    this.isGone = false;
+    this.isPaused = false;
+    this.attachedTo = party;
+    this.onReboot();
+    const { isUp } = this.#targets[party];
+    if (!isUp) return;
+    const pci = this.#targets[party].process.function!;
+    pci.reset();
+    if (pci.isStopped) pci.resume();
+    this.#plug();
+  }
+
   async pause(): Promise<void> {
     this.isPaused = true;
     this.#update();
@@ -97,16 +127,6 @@ export class CoreFront {
     this.isPaused = false;
     this.#update();
   }
-}
-
-/** The front as an orchestrator has it. */
-export function steppedFront(process: Orchestrator, front: CoreFront): DeviceFront {
-  return {
-    pause: () => process.step('front: pause', () => front.pause()),
-    attach: (end) => process.step(`front: attach ${end}`, () => front.attach(end)),
-    resume: () => process.step('front: resume', () => front.resume()),
-    close: async () => {},
-  };
 }
 
 /** Copies the guest's memory; what its CPU has changed is found by comparison, and nothing else is looked at. */

@@ -89,19 +89,35 @@ export class CoreGuest {
   async start(front: CoreFront): Promise<void> {
     this.#front = front;
     front.onRun = () => this.#look();
+    front.onReboot = () => this.#reboot();
     await front.runs();
     await this.machine.start(1, QUEUE_ENTRIES);
     this.#isStarted = true;
   }
 
+  /** Its memory is new, as far as it knows. */
+  #reboot(): void {
+    this.#mustReset = true;
+    const { source, destination } = this.#front.memories;
+    for (const bytes of [source, destination]) {
+      const view = new DataView(bytes.buffer, bytes.byteOffset);
+      this.#workPages.forEach((page, i) => {
+        view.setUint32(this.machine.ram.at(page), this.#expected[i]!, true);
+      });
+    }
+  }
+
+  #mustReset = false;
+
   /** A controller that is not enabled has lost what it was told. */
   #look(): void {
-    if (this.#isStarted && !this.isEnabled) void this.#reset();
+    if (this.#isStarted && (this.#mustReset || !this.isEnabled)) void this.#reset();
   }
 
   async #reset(): Promise<void> {
     const generation = ++this.#generation;
     this.#isResetting = true;
+    this.#mustReset = false;
     this.onReset();
     const { machine } = this;
     for (const queue of machine.queues) queue?.release();

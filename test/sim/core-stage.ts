@@ -2,14 +2,15 @@
 import type { BlockIo } from '../../src/backend/block-backend.ts';
 import { FabricEnd } from '../../src/orchestrator/fabric-end.ts';
 import type { Random } from '../support/random.ts';
-import { CoreFront, CoreMover, steppedFront } from './core-front.ts';
+import { CoreFront, CoreMover } from './core-front.ts';
 import { CoreGuest } from './core-guest.ts';
 import { CoreHost, RESERVED } from './core-host.ts';
 import { ADDRESSES, CoreTarget, isOfManager, MANAGER_NQN, SUBNQN } from './core-target.ts';
+import { FrontLink } from './front-link.ts';
 import { CNTLIDS } from './model-stage.ts';
 import { Network } from './network.ts';
 import type { Orchestrator } from './orchestrator-process.ts';
-import type { Party, Scenario } from './scenario.ts';
+import type { Party, Peer, Scenario } from './scenario.ts';
 import type { SimClock } from './sim-clock.ts';
 import { BLOCK_SIZE, SimDisk } from './sim-disk.ts';
 import type { HostAnswer, HostCommand } from './sim-host-io.ts';
@@ -40,6 +41,7 @@ export class CoreStage implements Stage {
   readonly #host: CoreHost | undefined;
   readonly #guest: CoreGuest | undefined;
   readonly #front: CoreFront | undefined;
+  readonly #frontLink: FrontLink | undefined;
 
   constructor(scenario: Scenario, clock: SimClock, random: Random, events: StageEvents) {
     this.#scenario = scenario;
@@ -61,6 +63,7 @@ export class CoreStage implements Stage {
       this.#guest.onReset = () => events.resets();
       this.#guest.onViolation = (violation) => events.failed(violation);
       this.#front = new CoreFront(clock, this.#guest.machine, this.#targets, scenario.movesMemory);
+      this.#frontLink = new FrontLink(this.#network, this.#front);
     } else {
       this.#host = new CoreHost(this.#net, this.#targets.source, scenario.hostsKnowDestination);
     }
@@ -122,7 +125,7 @@ export class CoreStage implements Stage {
     return {
       source: steppedEnd(process, 'source', end('source')),
       destination: steppedEnd(process, 'destination', end('destination')),
-      front: front === undefined ? undefined : steppedFront(process, front),
+      front: this.#frontLink?.of(process),
       memory:
         front === undefined || guest === undefined || !this.#scenario.movesMemory
           ? undefined
@@ -134,10 +137,15 @@ export class CoreStage implements Stage {
     return () => {};
   }
 
-  cut(party: Party, ms: number, isSoon: boolean): void {
+  cut(party: Peer, ms: number, isSoon: boolean): boolean {
+    if (party === 'front') {
+      this.#frontLink?.cut(ms);
+      return this.#frontLink !== undefined;
+    }
     this.#network.cut(party, ms);
     if (isSoon) this.#clock.setTimer(() => this.#net.breakAll(party), this.#random.below(SOON_MS * 100) / 100);
     else this.#net.breakAll(party);
+    return true;
   }
 
   cutHosts(party: Party, ms: number): boolean {
@@ -163,6 +171,24 @@ export class CoreStage implements Stage {
     if (!target.isUp) return false;
     target.crash();
     this.#clock.setTimer(() => target.start(), downMs);
+    return true;
+  }
+
+  crashFront(): boolean {
+    if (this.#front === undefined || this.#front.isGone) return false;
+    this.#front.crash();
+    return true;
+  }
+
+  restartFront(isMoved: boolean): void {
+    if (this.#front?.isGone === true) this.#front.restart(isMoved ? 'destination' : 'source');
+  }
+
+  resize(party: Party): boolean {
+    const nsid = this.#scenario.modes.indexOf('copied') + 1;
+    const target = this.#targets[party];
+    if (nsid === 0 || !target.isUp) return false;
+    target.grow(nsid).catch((error) => this.#events.failed(error));
     return true;
   }
 

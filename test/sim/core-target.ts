@@ -16,7 +16,7 @@ import { Life } from './life.ts';
 import type { Party } from './scenario.ts';
 import { SimBackend } from './sim-backend.ts';
 import type { SimClock } from './sim-clock.ts';
-import type { SimDisk } from './sim-disk.ts';
+import { BLOCK_SIZE, type SimDisk } from './sim-disk.ts';
 import type { SimNet } from './sim-net.ts';
 import { SimStateStore } from './sim-state-store.ts';
 
@@ -29,6 +29,8 @@ const DISCOVERY_NQNS: Readonly<Record<Party, string>> = {
   destination: 'nqn.2026-01.io.nvmeferry:discovery-b',
 };
 const VECTORS = 3;
+/** Blocks. */
+const GROWTH = 16;
 
 export interface CoreTargetEvents {
   /** A command of a host or guest takes effect. */
@@ -136,6 +138,13 @@ export class CoreTarget {
     this.#process = { life, target, subsystem, function: pci };
     this.#net.listen(ADDRESSES[this.party], { party: this.party, life, accept: (socket) => port.accept(socket) });
     for (const callback of [...this.onStart]) callback();
+  }
+
+  /** As its operator does. */
+  async grow(nsid: number): Promise<void> {
+    const { target, subsystem } = this.process;
+    const { disk } = this.volumes.get(nsid)!;
+    await target.resizeNamespace(subsystem, nsid, (disk.blockCount + GROWTH) * BLOCK_SIZE);
   }
 
   /** The process is gone at once, and with it what its disks had not made durable. */

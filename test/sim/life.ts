@@ -24,7 +24,7 @@ export class Life {
       setTimer: (callback, delayMs): Timer =>
         this.#clock.setTimer(() => {
           if (!this.isOver) callback();
-        }, delayMs),
+        }, delayMs, callback),
     };
   }
 

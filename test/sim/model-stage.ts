@@ -1,11 +1,12 @@
 /** The stage on which targets, hosts and guests are models of what the product's are. */
 import type { Random } from '../support/random.ts';
+import { FrontLink } from './front-link.ts';
 import { Network } from './network.ts';
 import type { Orchestrator } from './orchestrator-process.ts';
-import type { Party, Scenario } from './scenario.ts';
+import type { Party, Peer, Scenario } from './scenario.ts';
 import type { SimClock } from './sim-clock.ts';
 import { SimDisk } from './sim-disk.ts';
-import { SimEnd, SimFrontEnd, SimMover } from './sim-end.ts';
+import { SimEnd, SimMover } from './sim-end.ts';
 import { SimFront } from './sim-front.ts';
 import { SimGuest } from './sim-guest.ts';
 import { SimHost } from './sim-host.ts';
@@ -14,6 +15,9 @@ import { lost, SimLink } from './sim-link.ts';
 import { SimTarget } from './sim-target.ts';
 import type { Ends, Must, Stage, StageEvents } from './stage.ts';
 import type { MakeStage } from './world.ts';
+
+/** Blocks. */
+const GROWTH = 16;
 
 export const CNTLIDS: Readonly<Record<Party, number>> = { source: 3, destination: 5 };
 
@@ -27,6 +31,7 @@ export class ModelStage implements Stage {
   readonly #source: SimTarget;
   readonly #destination: SimTarget;
   readonly #front: SimFront | undefined;
+  readonly #frontLink: FrontLink | undefined;
   readonly #guest: SimGuest | undefined;
   readonly #host: SimHost | undefined;
   readonly #reservations: Uint8Array | undefined;
@@ -50,6 +55,7 @@ export class ModelStage implements Stage {
       this.#destination.addController(CNTLIDS.destination);
       const targets = { source: this.#source, destination: this.#destination };
       this.#front = new SimFront(clock, targets, CNTLIDS, scenario.movesMemory);
+      this.#frontLink = new FrontLink(this.#network, this.#front);
       this.#guest = new SimGuest(this.#front);
       this.#guest.onViolation = (violation) => events.failed(violation);
       this.#guest.onReset = () => events.resets();
@@ -89,7 +95,7 @@ export class ModelStage implements Stage {
     return {
       source: new SimEnd(links.source),
       destination: new SimEnd(links.destination),
-      front: front === undefined ? undefined : new SimFrontEnd(process, front),
+      front: this.#frontLink?.of(process),
       memory: front === undefined || !this.#scenario.movesMemory ? undefined : new SimMover(process, front),
     };
   }
@@ -107,11 +113,16 @@ export class ModelStage implements Stage {
     return this.#links.find(({ target }) => target.name === party);
   }
 
-  cut(party: Party, ms: number, isSoon: boolean): void {
+  cut(party: Peer, ms: number, isSoon: boolean): boolean {
+    if (party === 'front') {
+      this.#frontLink?.cut(ms);
+      return this.#frontLink !== undefined;
+    }
     this.#network.cut(party, ms);
     const link = this.#linkOf(party);
     if (isSoon) this.#clock.setTimer(() => link?.breakNow(), 0.1);
     else link?.breakNow();
+    return true;
   }
 
   cutHosts(party: Party, ms: number): boolean {
@@ -141,6 +152,25 @@ export class ModelStage implements Stage {
     if (!target.isUp) return false;
     target.crash();
     this.#clock.setTimer(() => target.start(), downMs);
+    return true;
+  }
+
+  crashFront(): boolean {
+    if (this.#front === undefined || this.#front.isGone) return false;
+    this.#front.crash();
+    return true;
+  }
+
+  restartFront(isMoved: boolean): void {
+    if (this.#front?.isGone === true) this.#front.restart(isMoved ? 'destination' : 'source');
+  }
+
+  resize(party: Party): boolean {
+    const nsid = this.#scenario.modes.indexOf('copied') + 1;
+    const target = this.#target(party);
+    if (nsid === 0 || !target.isUp) return false;
+    const { disk } = target.namespaces.get(nsid)!;
+    disk.grow(disk.blockCount + GROWTH);
     return true;
   }
 

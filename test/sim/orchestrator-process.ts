@@ -8,13 +8,16 @@ const never = <T>(): Promise<T> => new Promise<T>(() => {});
 
 /** Faults happen here. What is thrown is what the orchestrator gets to see of the step. */
 export interface StepHook {
-  before(name: string): void;
-  after(name: string): void;
+  /** @returns the step's number */
+  before(name: string): number;
+  after(name: string, step: number): void;
 }
 
 export class Orchestrator {
   readonly life: Life;
   readonly #hook: StepHook;
+  /** Steps under way. */
+  readonly waiting: Map<number, string> = new Map();
 
   constructor(clock: SimClock, hook: StepHook) {
     this.life = new Life(clock);
@@ -43,11 +46,16 @@ export class Orchestrator {
 
   async step<T>(name: string, act: () => Promise<T>): Promise<T> {
     if (this.isDead) return never<T>();
-    this.#hook.before(name);
+    const step = this.#hook.before(name);
     if (this.isDead) return never<T>();
-    const value = await this.alive(act());
-    this.#hook.after(name);
-    return this.isDead ? never<T>() : value;
+    this.waiting.set(step, name);
+    try {
+      const value = await this.alive(act());
+      this.#hook.after(name, step);
+      return this.isDead ? never<T>() : value;
+    } finally {
+      this.waiting.delete(step);
+    }
   }
 
   kill(): void {

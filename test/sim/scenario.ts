@@ -1,16 +1,31 @@
 /** One run, written down: what is moved, what goes wrong and when, and what the operator says afterwards. All else follows from its seed. */
 import { Random } from '../support/random.ts';
 
-/** The n-th thing that orchestrators do to the world outside (blocks that are copied do not count), or a moment. */
-export type When = { readonly step: number; readonly phase: 'before' | 'after' } | { readonly ms: number };
+export type Phase = 'before' | 'after';
+
+/**
+ * The n-th thing that orchestrators do to the world outside (blocks that are copied do not count); the writing of an entry of the journal ("suspend
+ * begun"), or what is done `plus` steps later, once; a moment; or so long after the first fault has happened.
+ */
+export type When =
+  | { readonly step: number; readonly phase: Phase }
+  | { readonly entry: string; readonly plus: number; readonly phase: Phase }
+  | { readonly ms: number }
+  | { readonly laterMs: number };
 
 export type Party = 'source' | 'destination';
+/** Who can be cut off. */
+export type Peer = Party | 'front';
 
 export type Fault =
   /** A process ends at once; it is started again. */
   | { readonly kind: 'crash'; readonly who: Party | 'orchestrator'; readonly when: When; readonly downMs: number }
-  /** A manager's connection breaks: before the step, its request is lost; after it, its answer. */
-  | { readonly kind: 'cut'; readonly who: Party; readonly when: When; readonly ms: number }
+  /** The process that holds the VM's device ends, and so does the VM: it is started anew, with another, when the move has ended. */
+  | { readonly kind: 'crash-front'; readonly when: When }
+  /** The orchestrator's connection breaks: before the step, its request is lost; after it, its answer. */
+  | { readonly kind: 'cut'; readonly who: Peer; readonly when: When; readonly ms: number }
+  /** Somebody gives the first namespace that is copied another size. */
+  | { readonly kind: 'resize'; readonly who: Party; readonly when: When }
   /** Hosts lose their connection. */
   | { readonly kind: 'cut-hosts'; readonly who: Party; readonly when: When; readonly ms: number }
   /** Nothing arrives for some time, and then all of it. */
@@ -67,8 +82,7 @@ function someTime(random: Random): When {
   return { step: 1 + random.below(STEPS), phase: random.pick(['before', 'after'] as const) };
 }
 
-function someFault(random: Random, blockCount: number): Fault {
-  const when = someTime(random);
+export function someFault(random: Random, blockCount: number, when: When): Fault {
   const ms = random.pick([1, 5, 30, 200, 1000]);
   const who = random.pick(PARTIES);
   switch (random.below(12)) {
@@ -95,10 +109,22 @@ function someFault(random: Random, blockCount: number): Fault {
   }
 }
 
-export function scenarioOf(seed: number): Scenario {
+/** What came later than the rest, and is drawn apart: a seed is otherwise what it was before. */
+function rareFaults(random: Random, kind: Scenario['kind']): Fault[] {
+  if (!random.oneIn(5)) return [];
+  const when = someTime(random);
+  const isOfFront = kind === 'controller' && random.oneIn(2);
+  if (!isOfFront) return [{ kind: 'resize', who: random.pick(PARTIES), when }];
+  if (random.oneIn(2)) return [{ kind: 'crash-front', when }];
+  return [{ kind: 'cut', who: 'front', when, ms: random.pick([1, 5, 30, 200, 1000]) }];
+}
+
+/** @param wanted default: as the seed has it */
+export function scenarioOf(seed: number, wanted?: Scenario['kind']): Scenario {
   const random = randomOf(seed);
   const ofQueue = randomOf(~seed);
-  const kind = random.oneIn(2) ? 'namespaces' : 'controller';
+  const drawn = random.oneIn(2) ? 'namespaces' : 'controller';
+  const kind = wanted ?? drawn;
   const blockCount = random.pick([24, 64, 160]);
   const mode = (): 'copied' | 'shared' => (kind === 'controller' && random.oneIn(3) ? 'shared' : 'copied');
   const destinationWasOpen = random.oneIn(5);
@@ -119,7 +145,10 @@ export function scenarioOf(seed: number): Scenario {
     verification: random.pick(['none', 'none', 'sampled', 'full'] as const),
     changes: kind === 'controller' && ofQueue.oneIn(2) ? 'queue' : 'bitmap',
     queueEntries: ofQueue.pick([2, 5, 30, 1000]),
-    faults: Array.from({ length: faultCount }, () => someFault(random, blockCount)),
+    faults: [
+      ...Array.from({ length: faultCount }, () => someFault(random, blockCount, someTime(random))),
+      ...rareFaults(randomOf(seed ^ 0x2a2e), kind),
+    ],
     operator: Array.from({ length: 4 }, () => (random.oneIn(3) ? ('abort' as const) : ('resume' as const))),
   };
 }
@@ -127,7 +156,8 @@ export function scenarioOf(seed: number): Scenario {
 /** Smaller scenarios that may fail in the same way, the boldest first. */
 export function* smaller(scenario: Scenario): Generator<Scenario> {
   const { faults, modes, operator } = scenario;
-  for (let i = 0; i < faults.length; i++) yield { ...scenario, faults: faults.filter((_, n) => n !== i) };
+  // what depends on the first of them stays behind it
+  for (let i = faults.length - 1; i >= 0; i--) yield { ...scenario, faults: faults.filter((_, n) => n !== i) };
   if (modes.length > 1) {
     for (let i = 0; i < modes.length; i++) yield { ...scenario, modes: modes.filter((_, n) => n !== i) };
   }

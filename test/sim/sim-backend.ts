@@ -22,7 +22,7 @@ export interface SimBackendEvents {
 export class SimBackend implements BlockBackend {
   readonly kind = 'sim';
   readonly blockSize: number = BLOCK_SIZE;
-  readonly blockCount: number;
+  blockCount: number;
   readonly volatileWriteCache = true;
   readonly readsZeroAfterDeallocate = true;
   readonly readOnly = false;
@@ -107,6 +107,12 @@ export class SimBackend implements BlockBackend {
       this.#disk.flush();
       this.#later(() => io.complete(0));
     });
+  }
+
+  async grow(blockCount: number): Promise<void> {
+    await this.#life.delay(1);
+    this.#disk.grow(blockCount);
+    this.blockCount = blockCount;
   }
 
   nextAllocated(fromBytes: number, endBytes: number): ByteRun | undefined {

@@ -6,11 +6,11 @@ export const BLOCK_SIZE = 512;
 const WORDS = BLOCK_SIZE / 4;
 
 export class SimDisk {
-  readonly blockCount: number;
-  readonly #bytes: Uint8Array;
-  readonly #words: Uint32Array;
-  readonly #durable: Uint8Array;
-  readonly #allocated: Uint8Array;
+  blockCount: number;
+  #bytes: Uint8Array;
+  #words: Uint32Array;
+  #durable: Uint8Array;
+  #allocated: Uint8Array;
   readonly #unflushed = new Set<number>();
   /** Commands with one of these blocks fail. */
   readonly bad: Set<number> = new Set();
@@ -21,6 +21,20 @@ export class SimDisk {
     this.#words = new Uint32Array(this.#bytes.buffer);
     this.#durable = new Uint8Array(blockCount * BLOCK_SIZE);
     this.#allocated = new Uint8Array(blockCount);
+  }
+
+  /** Blocks are added, which read as zeroes. */
+  grow(blockCount: number): void {
+    const grown = (bytes: Uint8Array, size: number): Uint8Array => {
+      const more = new Uint8Array(size);
+      more.set(bytes);
+      return more;
+    };
+    this.blockCount = blockCount;
+    this.#bytes = grown(this.#bytes, blockCount * BLOCK_SIZE);
+    this.#words = new Uint32Array(this.#bytes.buffer);
+    this.#durable = grown(this.#durable, blockCount * BLOCK_SIZE);
+    this.#allocated = grown(this.#allocated, blockCount);
   }
 
   write(slba: number, data: Uint8Array): void {

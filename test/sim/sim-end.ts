@@ -1,6 +1,5 @@
 /** `End` of the engine over a link: every call is a command of a manager's association, by the target's rules. */
 import type {
-  DeviceFront,
   End,
   EndController,
   EndNamespace,
@@ -204,6 +203,10 @@ class SimEndNamespace implements EndNamespace {
     return this.#link.command('set reservations', () => this.#namespace.setReservations(status, epoch));
   }
 
+  size(): Promise<{ readonly blockSize: number; readonly blockCount: number }> {
+    return this.#link.command('size', () => ({ blockSize: BLOCK_SIZE, blockCount: this.#namespace.blockCount }));
+  }
+
   limitWrites(bytesPerSecond: number | undefined): Promise<void> {
     return this.#link.command('limit writes', (owner) => {
       this.#namespace.limit = bytesPerSecond === undefined ? undefined : { owner, bytesPerSecond };
@@ -340,28 +343,6 @@ export class SimEnd implements End {
   async close(): Promise<void> {
     this.#link.close();
   }
-}
-
-/** The front is a process of its own; it outlives orchestrators. */
-export class SimFrontEnd implements DeviceFront {
-  readonly #process: Orchestrator;
-  readonly #front: SimFront;
-
-  constructor(process: Orchestrator, front: SimFront) {
-    this.#process = process;
-    this.#front = front;
-  }
-
-  pause(): Promise<void> {
-    return this.#process.step('front: pause', () => this.#front.pause());
-  }
-  attach(end: 'source' | 'destination'): Promise<void> {
-    return this.#process.step(`front: attach ${end}`, () => this.#front.attach(end));
-  }
-  resume(): Promise<void> {
-    return this.#process.step('front: resume', () => this.#front.resume());
-  }
-  async close(): Promise<void> {}
 }
 
 export class SimMover implements GuestMemoryMover {

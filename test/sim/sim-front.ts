@@ -1,5 +1,6 @@
 /** Holds the guest's device: the guest reaches the controller of one end through it, and that controller the guest's memory. */
 import { TransportError } from '../../src/util/error.ts';
+import type { FrontProcess } from './front-link.ts';
 import type { Party } from './scenario.ts';
 import type { SimClock } from './sim-clock.ts';
 import type { SimController } from './sim-controller.ts';
@@ -9,13 +10,14 @@ import type { SimTarget } from './sim-target.ts';
 
 const SWITCH_MS = 0.4;
 
-export class SimFront {
+export class SimFront implements FrontProcess {
   readonly clock: SimClock;
   readonly rams: { readonly source: SimRam; readonly destination: SimRam };
   readonly #targets: Readonly<Record<Party, SimTarget>>;
   readonly #cntlids: Readonly<Record<Party, number>>;
   attachedTo: Party = 'source';
   isPaused = false;
+  isGone = false;
   guest: SimGuest | undefined;
   readonly #waiting: (() => void)[] = [];
   #cpuPages = new Set<number>();
@@ -33,7 +35,7 @@ export class SimFront {
     this.rams = { source, destination: movesMemory ? new SimRam() : source };
     for (const party of ['source', 'destination'] as const) {
       targets[party].onStart(() => {
-        if (this.attachedTo === party) this.#plug(party);
+        if (this.attachedTo === party && !this.isGone) this.#plug(party);
       });
     }
   }
@@ -63,13 +65,13 @@ export class SimFront {
 
   /** An access of the guest: waits while paused. */
   async access(act: (controller: SimController) => void): Promise<void> {
-    while (this.isPaused || !this.isServed) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    while (this.isPaused || this.isGone || !this.isServed) await new Promise<void>((resolve) => this.#waiting.push(resolve));
     act(this.controllerAt(this.attachedTo));
   }
 
-  /** The guest's CPU stands still while its memory moves; otherwise only its accesses wait. */
+  /** The guest's CPU stands still while its memory moves; otherwise only its accesses wait. There is none without the process. */
   get cpuStops(): boolean {
-    return this.isPaused && this.rams.source !== this.rams.destination;
+    return this.isGone || (this.isPaused && this.rams.source !== this.rams.destination);
   }
 
   async cpuRuns(): Promise<void> {
@@ -96,6 +98,28 @@ export class SimFront {
 
   #wake(): void {
     for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  /** The process is gone, and the VM with it. */
+  crash(): void {
+    this.isGone = true;
+  }
+
+  /** Another one, and the VM from its start. */
+  restart(party: Party): void {
+    for (const one of ['source', 'destination'] as const) {
+      const controller = this.controllerAt(one);
+      if (controller.attachment === undefined) continue;
+      controller.attach(undefined);
+      controller.levelReset();
+    }
+    this.guest?.reboot();
+    this.isGone = false;
+    this.isPaused = false;
+    this.attachedTo = party;
+    if (!this.isServed) return;
+    this.controllerAt(party).levelReset();
+    this.#plug(party);
   }
 
   async pause(): Promise<void> {

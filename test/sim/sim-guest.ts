@@ -71,6 +71,12 @@ export class SimGuest {
     });
   }
 
+  /** Its memory is new, as far as it knows. */
+  reboot(): void {
+    const { source, destination } = this.#front.rams;
+    for (const ram of [source, destination]) this.#expected.forEach((value, i) => (ram.work[i] = value));
+  }
+
   interrupted(): void {
     if (this.#front.cpuStops || this.#resetting) return;
     const { ram } = this.#front;
@@ -93,8 +99,8 @@ export class SimGuest {
 
   /** Another controller, or it begins anew: one that is not enabled has lost its state. */
   deviceChanged(): void {
-    const { isPaused, attachedTo, isServed } = this.#front;
-    if (isPaused || !isServed || this.#resetting || this.#front.controllerAt(attachedTo).enabled) return;
+    const { isPaused, isGone, attachedTo, isServed } = this.#front;
+    if (isPaused || isGone || !isServed || this.#resetting || this.#front.controllerAt(attachedTo).enabled) return;
     this.#resetting = true;
     void this.#reset();
   }

@@ -129,6 +129,10 @@ export class SimNamespace {
     return runs;
   }
 
+  get blockCount(): number {
+    return this.disk.blockCount;
+  }
+
   /** A command of a host or a guest. Undefined: the process ended meanwhile. */
   async execute(command: HostCommand, controller?: SimController): Promise<HostAnswer | undefined> {
     const target = this.#target;

@@ -1,7 +1,7 @@
 /** What the engine works on in a run: the two targets, and the hosts or the guest that use them. */
 import type { DeviceFront, End, GuestMemoryMover } from '../../src/orchestrator/end.ts';
 import type { Orchestrator } from './orchestrator-process.ts';
-import type { Party } from './scenario.ts';
+import type { Party, Peer } from './scenario.ts';
 import type { HostAnswer, HostCommand } from './sim-host-io.ts';
 
 /** What an orchestrator works with, beside its journal. */
@@ -34,7 +34,8 @@ export interface Stage {
   /** The orchestrator is about to see what a step gave. @returns call it when all that happens first has: throws if the answer is lost by that */
   answers(step: string): () => void;
   /** The manager's connections to a target break. @param isSoon: a step is about to begin, which may be under way by then */
-  cut(party: Party, ms: number, isSoon: boolean): void;
+  /** @returns false: there is no such connection */
+  cut(peer: Peer, ms: number, isSoon: boolean): boolean;
   /** Those of hosts. @returns false: there are none */
   cutHosts(party: Party, ms: number): boolean;
   /** Nothing arrives for a while. */
@@ -42,6 +43,12 @@ export interface Stage {
   badBlock(block: number, ms: number): void;
   /** @returns false: it is down already */
   crash(party: Party, downMs: number): boolean;
+  /** The process that holds the VM's device is gone, and the VM with it. @returns false: there is none, or no longer */
+  crashFront(): boolean;
+  /** Where it is gone: another one, and the VM from its start, with the controller of the end where the move has left it. */
+  restartFront(isMoved: boolean): void;
+  /** A namespace that is copied becomes larger at that end. @returns false: there is none, or nobody who could */
+  resize(party: Party): boolean;
   /** Nothing is cut or stalled any more. */
   heal(): void;
   /** What must hold at the end. */

@@ -26,6 +26,7 @@ export class Workload {
   completed = 0;
   running = 0;
   #stopped = false;
+  readonly #outstanding = new Map<number, { readonly command: HostCommand; readonly sinceMs: number }>();
 
   constructor(options: WorkloadOptions) {
     this.#options = options;
@@ -75,8 +76,18 @@ export class Workload {
     else if (!oracle.isPending(slba, count)) await this.#write(oracle, at + 1, slba, count, chance < 9);
   }
 
-  async #submit(command: Omit<HostCommand, 'id'>): Promise<HostAnswer> {
-    const answer = await this.#options.submit({ ...command, id: ++this.#ids });
+  /** Commands without an answer. */
+  get waiting(): string[] {
+    return [...this.#outstanding.values()].map(({ command: { opcode, nsid, slba, id }, sinceMs }) => {
+      return `${opcode} ${nsid}:${slba} (command ${id}, since ${sinceMs.toFixed(2)} ms)`;
+    });
+  }
+
+  async #submit(unnumbered: Omit<HostCommand, 'id'>): Promise<HostAnswer> {
+    const command = { ...unnumbered, id: ++this.#ids };
+    this.#outstanding.set(command.id, { command, sinceMs: this.#options.clock.nowMs() });
+    const answer = await this.#options.submit(command);
+    this.#outstanding.delete(command.id);
     if (answer.status !== 0) {
       throw new Violation(`The guest's ${command.opcode} ends with status ${answer.status.toString(16)}h`);
     }

@@ -5,11 +5,13 @@ import { NvmeofError } from '../../src/util/error.ts';
 import type { Random } from '../support/random.ts';
 import { Oracle } from './oracle.ts';
 import { Orchestrator } from './orchestrator-process.ts';
-import { type Fault, type Party, randomOf, type Scenario } from './scenario.ts';
-import { SimClock } from './sim-clock.ts';
+import { Coverage } from './coverage.ts';
+import { type Fault, type Party, type Phase, randomOf, type Scenario } from './scenario.ts';
+import { type Ended, SimClock } from './sim-clock.ts';
 import { SimJournal } from './sim-journal.ts';
 import type { Ends, Stage, StageEvents } from './stage.ts';
 import { Violation } from './violation.ts';
+import { watched } from './watchdog.ts';
 import { Workload } from './workload.ts';
 
 /** What an orchestrator has in its hands. */
@@ -27,6 +29,15 @@ export type Drive = (how: 'start' | 'resume' | 'abort', tools: Tools) => Promise
 export type MakeStage = (scenario: Scenario, clock: SimClock, random: Random, events: StageEvents) => Stage;
 
 export const PEER = { address: '192.0.2.2', service: 4420 } as const;
+
+const JOURNAL = 'journal: ';
+const WHY: Readonly<Record<Ended, string>> = {
+  done: 'it has',
+  late: 'its time is over',
+  idle: 'nothing will happen any more',
+  restless: 'events without end',
+};
+const list = (things: readonly string[]): string => (things.length === 0 ? 'nothing' : things.join(', '));
 
 const WARM_UP_MS = 8;
 const ATTEMPTS_MAX = 12;
@@ -59,6 +70,11 @@ export class World implements StageEvents {
   #onKill: (() => void) | undefined;
   #steps = 0;
   #attempts = 0;
+  /** The entry of the journal that was begun last ("suspend begun"), and steps since. */
+  #entry = '';
+  #sinceEntry = 0;
+  readonly #happened = new Set<Fault>();
+  readonly #coverage: Coverage | undefined;
   #journalFault: Extract<Fault, { kind: 'journal' }> | undefined;
   #isCommitted = false;
   #faultsAreOver = false;
@@ -69,9 +85,11 @@ export class World implements StageEvents {
   #result: Result | undefined;
   readonly trace: string[] = [];
 
-  constructor(scenario: Scenario, drive: Drive, makeStage: MakeStage) {
+  /** @param coverage is told of what happens when */
+  constructor(scenario: Scenario, drive: Drive, makeStage: MakeStage, coverage?: Coverage) {
     this.scenario = scenario;
     this.#drive = drive;
+    this.#coverage = coverage;
     this.random = randomOf(scenario.seed ^ 0x5eed);
     this.#oracles = scenario.modes.map((_, i) => new Oracle(`namespace ${i + 1}`, scenario.blockCount));
     this.#stage = makeStage(scenario, this.clock, this.random, this);
@@ -126,24 +144,39 @@ export class World implements StageEvents {
 
   // ---- faults ---------------------------------------------------------------------------------------------------------------------
 
-  #stepFaults(phase: 'before' | 'after'): void {
-    if (this.#faultsAreOver) return;
+  #stepFaults(phase: Phase, step: number): void {
+    const entry = this.#entries.get(step)!;
     for (const fault of this.scenario.faults) {
-      if ('step' in fault.when && fault.when.step === this.#steps && fault.when.phase === phase) this.#happen(fault);
+      const { when } = fault;
+      if (!('phase' in when) || when.phase !== phase) continue;
+      const isNow = 'step' in when ? when.step === step : when.entry === entry.name && when.plus === entry.since;
+      if (isNow) this.#happen(fault);
     }
   }
 
-  #before(name: string): void {
-    this.#steps++;
-    this.note(`step ${this.#steps}: ${name}`);
-    this.#stepFaults('before');
-    if (name.startsWith('journal') && this.#journalFault?.isDurable === false) this.#failJournal();
+  /** Of steps under way: the entry that each belongs to. */
+  readonly #entries = new Map<number, { readonly name: string; readonly since: number }>();
+
+  #before(name: string): number {
+    const step = ++this.#steps;
+    if (name.startsWith(JOURNAL)) {
+      this.#entry = name.slice(JOURNAL.length);
+      this.#sinceEntry = 0;
+    } else {
+      this.#sinceEntry++;
+    }
+    this.#entries.set(step, { name: this.#entry, since: this.#sinceEntry });
+    this.note(`step ${step}: ${name}`);
+    this.#stepFaults('before', step);
+    if (name.startsWith(JOURNAL) && this.#journalFault?.isDurable === false) this.#failJournal();
+    return step;
   }
 
-  #after(name: string): void {
+  #after(name: string, step: number): void {
     const answer = this.#stage.answers(name);
-    this.#stepFaults('after');
-    if (name.startsWith('journal') && this.#journalFault?.isDurable === true) this.#failJournal();
+    this.#stepFaults('after', step);
+    this.#entries.delete(step);
+    if (name.startsWith(JOURNAL) && this.#journalFault?.isDurable === true) this.#failJournal();
     answer();
   }
 
@@ -152,44 +185,63 @@ export class World implements StageEvents {
     throw new NvmeofError('NVMEOF_ERR_JOURNAL', 'The journal cannot be written');
   }
 
+  /** Each once. What depends on it comes later. */
   #happen(fault: Fault): void {
-    if (this.#faultsAreOver) return;
+    if (this.#faultsAreOver || this.#happened.has(fault)) return;
+    this.#happened.add(fault);
     this.note(`FAULT ${JSON.stringify(fault)}`);
+    const next = this.scenario.faults[this.scenario.faults.indexOf(fault) + 1];
+    if (next !== undefined && 'laterMs' in next.when) {
+      this.clock.setTimer(() => this.#happen(next), next.when.laterMs);
+    }
+    if (this.#cause(fault)) this.#coverage?.add(this.scenario, this.#entry, fault);
+  }
+
+  /** @returns false: there is nothing to which it could happen */
+  #cause(fault: Fault): boolean {
     switch (fault.kind) {
       case 'crash':
-        if (fault.who === 'orchestrator') this.#kill();
-        else this.#crash(fault.who, fault.downMs);
-        return;
+        return fault.who === 'orchestrator' ? this.#kill() : this.#crash(fault.who, fault.downMs);
+      case 'crash-front':
+        if (!this.#stage.crashFront()) return false;
+        this.#mayRepeat = true;
+        return true;
       case 'cut':
         // before a step: its request is on the way by then
-        this.#stage.cut(fault.who, fault.ms, 'step' in fault.when && fault.when.phase === 'before');
-        return;
+        return this.#stage.cut(fault.who, fault.ms, 'phase' in fault.when && fault.when.phase === 'before');
       case 'cut-hosts':
-        if (this.#stage.cutHosts(fault.who, fault.ms)) this.#mayRepeat = true;
-        return;
+        if (!this.#stage.cutHosts(fault.who, fault.ms)) return false;
+        this.#mayRepeat = true;
+        return true;
       case 'stall':
         this.#stage.stall(fault.who, fault.ms);
-        return;
+        return true;
       case 'bad-block':
         this.#stage.badBlock(fault.block, fault.ms);
-        return;
+        return true;
+      case 'resize':
+        return this.#stage.resize(fault.who);
       case 'journal':
         this.#journalFault = fault;
+        return true;
     }
   }
 
-  #kill(): void {
-    this.#process?.kill();
+  #kill(): boolean {
+    if (this.#process === undefined || this.#process.isDead) return false;
+    this.#process.kill();
     this.#onKill?.();
+    return true;
   }
 
-  #crash(party: Party, downMs: number): void {
+  #crash(party: Party, downMs: number): boolean {
     this.#mayRepeat = true;
-    if (!this.#stage.crash(party, downMs)) return;
+    if (!this.#stage.crash(party, downMs)) return false;
     const serves = (party === 'destination') === this.#isCommitted;
     this.scenario.modes.forEach((mode, i) => {
       if (serves && mode === 'copied') this.#oracles[i]!.crashed();
     });
+    return true;
   }
 
   // ---- the run --------------------------------------------------------------------------------------------------------------------
@@ -200,8 +252,9 @@ export class World implements StageEvents {
     void whole.then(() => {
       isOver = true;
     });
-    const ended = await this.clock.run(() => isOver || this.#violation !== undefined, this.#stage.limitMs);
-    if (!ended) this.failed(new Violation(`It does not come to an end: ${this.#scene}`));
+    const isDone = (): boolean => isOver || this.#violation !== undefined;
+    const ended = await watched(() => this.clock.run(isDone, this.#stage.limitMs));
+    if (ended !== 'done') this.failed(new Violation(`It does not come to an end: ${this.#waiting(ended)}`));
     this.#process?.kill();
     return {
       violation: this.#violation,
@@ -216,6 +269,17 @@ export class World implements StageEvents {
 
   #scene = 'the guest starts';
 
+  /** What waits for what, where nothing comes any more. */
+  #waiting(ended: Ended): string {
+    const steps = [...(this.#process?.waiting.values() ?? [])];
+    return [
+      `${this.#scene} (${WHY[ended]}, after ${this.clock.eventCount} events, at ${this.clock.nowMs().toFixed(2)} ms)`,
+      `the orchestrator${this.#process?.isDead === true ? ' is dead; it had' : ' has'} under way: ${list(steps)}`,
+      `hosts wait for: ${list(this.#workload.waiting)}`,
+      `timers: ${this.clock.picture}`,
+    ].join('\n');
+  }
+
   async #whole(): Promise<void> {
     await this.#stage.start();
     this.#workload.start();
@@ -228,6 +292,7 @@ export class World implements StageEvents {
     this.note(`result: ${this.#result}`);
     this.#faultsAreOver = true;
     this.#stage.heal();
+    this.#stage.restartFront(this.#result === 'moved');
     this.#scene = 'the guest goes on';
     await this.#goOn();
     this.#scene = 'the checks';
@@ -257,7 +322,7 @@ export class World implements StageEvents {
     this.note(`orchestrator: ${how}`);
     const process = new Orchestrator(this.clock, {
       before: (name) => this.#before(name),
-      after: (name) => this.#after(name),
+      after: (name, step) => this.#after(name, step),
     });
     this.#process = process;
     const tools: Tools = {
@@ -302,7 +367,7 @@ export class World implements StageEvents {
     must(isMoved || faults.length > 0 || whenStuck !== 'cut', 'nothing went wrong, and it is not moved');
     await this.#stage.check(isMoved, must);
     this.#oracles.forEach((oracle, i) => {
-      oracle.check(this.#stage.values(i + 1, isMoved));
+      oracle.check(this.#stage.values(i + 1, isMoved).slice(0, this.scenario.blockCount));
     });
   }
 }
