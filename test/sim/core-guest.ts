@@ -98,6 +98,8 @@ export class CoreGuest {
   /** Its memory is new, as far as it knows. */
   #reboot(): void {
     this.#mustReset = true;
+    for (const queue of this.machine.queues) queue?.release();
+    this.machine.queues.length = 0;
     const { source, destination } = this.#front.memories;
     for (const bytes of [source, destination]) {
       const view = new DataView(bytes.buffer, bytes.byteOffset);

@@ -192,6 +192,13 @@ export class CoreStage implements Stage {
     return true;
   }
 
+  get sizesDiffer(): boolean {
+    const { source, destination } = this.#targets;
+    return [...source.volumes].some(
+      ([nsid, { disk }]) => disk.blockCount !== destination.volumes.get(nsid)!.disk.blockCount,
+    );
+  }
+
   heal(): void {
     this.#network.heal();
   }
@@ -214,6 +221,10 @@ export class CoreStage implements Stage {
         must(away.fence.isClosed && other.willBeClosed(nsid), `namespace ${nsid} is open at the source as well`);
       } else if (!this.#scenario.destinationWasOpen) {
         must(away.fence.isClosed, `namespace ${nsid} is open at the destination`);
+      }
+      if (!isMoved && !this.#scenario.destinationWasOpen) {
+        const { registrants } = away.reservations.state;
+        must(registrants.size === 0, `namespace ${nsid} has reservations at the destination`);
       }
       const { host, mine } = await this.#reservations(nsid);
       must(host === mine, `namespace ${nsid} has other reservations at the ${party}: ${host}, not ${mine}`);

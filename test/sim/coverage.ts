@@ -27,6 +27,7 @@ export function nameOf(fault: Fault): string {
     case 'crash':
     case 'cut':
     case 'stall':
+    case 'late':
     case 'resize':
       return `${fault.kind} ${fault.who}`;
     case 'crash-front':

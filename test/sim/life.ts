@@ -22,9 +22,13 @@ export class Life {
     return {
       nowMs: () => this.#clock.nowMs(),
       setTimer: (callback, delayMs): Timer =>
-        this.#clock.setTimer(() => {
-          if (!this.isOver) callback();
-        }, delayMs, callback),
+        this.#clock.setTimer(
+          () => {
+            if (!this.isOver) callback();
+          },
+          delayMs,
+          callback,
+        ),
     };
   }
 

@@ -174,6 +174,12 @@ export class ModelStage implements Stage {
     return true;
   }
 
+  get sizesDiffer(): boolean {
+    return [...this.#source.namespaces].some(
+      ([nsid, { disk }]) => disk.blockCount !== this.#destination.namespaces.get(nsid)!.disk.blockCount,
+    );
+  }
+
   heal(): void {
     this.#network.heal();
   }
@@ -203,6 +209,11 @@ export class ModelStage implements Stage {
         String(here) === String(this.#reservations),
         `namespace ${nsid} has other reservations at the ${serving.name}`,
       );
+    }
+    if (!isMoved) {
+      for (const [nsid, { reservations }] of this.#destination.namespaces) {
+        must(reservations === undefined, `namespace ${nsid} has reservations at the destination`);
+      }
     }
     must(this.#source.peers.size === 0 || isMoved, 'discovery of the source names the destination');
     this.#checkDevice(must, isMoved ? 'destination' : 'source');

@@ -3,12 +3,18 @@
  * worth something only as long as it finds each of them.
  */
 import { ChangeBitmap } from '../../src/migration/change-bitmap.ts';
+import { LifecycleInput } from '../../src/migration/lifecycle.ts';
 import { MemoryTracker } from '../../src/migration/memory-tracker.ts';
+import { UserDataLog } from '../../src/migration/user-data-log.ts';
 import { Controller } from '../../src/target/controller.ts';
 import { DiscoveryPeers } from '../../src/target/discovery-peers.ts';
+import { Fence } from '../../src/target/fence.ts';
 import { Migration } from '../../src/target/migration/migration.ts';
 import { Namespace, type NamespaceIo } from '../../src/target/namespace.ts';
+import { QueuePair } from '../../src/target/queue-pair.ts';
+import { Reservations } from '../../src/target/reservations.ts';
 import { Subsystem } from '../../src/target/subsystem.ts';
+import { NvmeFunction } from '../../src/transport/pcie/nvme-function.ts';
 import { SimBackend } from './sim-backend.ts';
 import { SimStateStore } from './sim-state-store.ts';
 
@@ -53,6 +59,12 @@ const notKept =
           if (!name.includes(prefix)) await was(this, name, value);
         },
     );
+
+/** A controller that is held runs as if it were not. */
+const FREED: Readonly<Record<number, number>> = {
+  [LifecycleInput.ResumeHeld]: LifecycleInput.Resume,
+  [LifecycleInput.ManagerResetHeld]: LifecycleInput.ManagerReset,
+};
 
 export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
   'a fence is not durable': notKept('fence-'),
@@ -120,6 +132,79 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
       (was) =>
         async function (this: DiscoveryPeers, ...args: never[]) {
           return args[1] === true ? was(this, ...args) : true;
+        },
+    ),
+  'a closed fence is answered before its hosts are quiet': () =>
+    method(QueuePair.prototype, 'isBusyWith', () => () => false),
+  'a fence that has seen a newer epoch obeys an older one': () => method(Fence.prototype, 'isStale', () => () => false),
+  'the same epoch once more is refused': () =>
+    method(
+      Fence.prototype,
+      'isStale',
+      () =>
+        function (this: Fence, epoch: bigint) {
+          return epoch <= this.epoch;
+        },
+    ),
+  'a suspended controller executes': () =>
+    method(
+      Controller.prototype,
+      'suspend',
+      () =>
+        function (this: Controller, onQuiet: () => void) {
+          onQuiet();
+        },
+    ),
+  'a suspended controller is said to be quiet before it is': () =>
+    method(
+      Controller.prototype,
+      'suspend',
+      (was) =>
+        function (this: Controller, onQuiet: () => void) {
+          was(this, nothing);
+          onQuiet();
+        },
+    ),
+  'a controller runs while a namespace of its is closed': () =>
+    method(
+      Migration.prototype,
+      'step',
+      (was) =>
+        function (this: Migration, ward: never, input: number) {
+          return was(this, ward, FREED[input] ?? input);
+        },
+    ),
+  'no interrupt is raised for what waits when a controller goes on': () =>
+    method(NvmeFunction.prototype, 'resumed', () => nothing),
+  'the log of changes has no end when its controller is suspended': () =>
+    method(UserDataLog.prototype, 'suspend', () => nothing),
+  'deallocations are not in the log of changes': () =>
+    method(
+      UserDataLog.prototype,
+      'changed',
+      (was) =>
+        function (this: UserDataLog, ...args: never[]) {
+          if (args[3] !== true) was(this, ...args);
+        },
+    ),
+  'a log that was full goes on as if it were not': () => method(UserDataLog.prototype, 'lost', () => nothing),
+  'a fence is said to be durable before it is': () =>
+    method(
+      SimStateStore.prototype,
+      'save',
+      (was) =>
+        async function (this: SimStateStore, name: string, value: unknown) {
+          const saved = was(this, name, value);
+          if (!name.includes('fence-')) await saved;
+        },
+    ),
+  'reservations that are to go stay': () =>
+    method(
+      Reservations.prototype,
+      'import',
+      (was) =>
+        async function (this: Reservations, image: never) {
+          if ((image as { registrants: unknown[] }).registrants.length > 0) await was(this, image);
         },
     ),
 };

@@ -216,4 +216,63 @@ export const PLANTED: Readonly<Record<string, Plant>> = {
       },
     };
   }),
+  'a rollback opens the source in the epoch of the move': atSource((end) =>
+    withNamespaces(end, (namespace) => {
+      let closedAt: bigint | undefined;
+      return {
+        setFence: async (isOpen, epoch) => {
+          if (!isOpen) closedAt = epoch;
+          await namespace.setFence(isOpen, isOpen ? (closedAt ?? epoch - 1n) : epoch);
+        },
+      };
+    }),
+  ),
+  'the fences are not looked at once more before the commit': (tools) => {
+    const blind = (end: End): End =>
+      withNamespaces(end, (namespace) => {
+        let closed: bigint | undefined;
+        return {
+          setFence: async (isOpen, epoch) => {
+            await namespace.setFence(isOpen, epoch);
+            closed = isOpen ? undefined : epoch;
+          },
+          fence: async () => {
+            const fence = await namespace.fence();
+            return fence === undefined || closed === undefined ? fence : { ...fence, isOpen: false, epoch: closed };
+          },
+        };
+      });
+    return { ...tools, source: blind(tools.source), destination: blind(tools.destination) };
+  },
+  'a commit that could not be written counts': atJournal((journal) => ({
+    note: async (entry) => {
+      try {
+        await journal.note(entry);
+      } catch (error) {
+        if (entry.step !== 'commit') throw error;
+      }
+    },
+  })),
+  'a block that could not be written is passed over': atDestination((end) =>
+    withDestination(end, (volume) => ({
+      write: (slba, data) => volume.write(slba, data).catch(() => {}),
+    })),
+  ),
+  'reservations stay at the destination after a rollback': atDestination((end) =>
+    withNamespaces(end, (namespace) => ({
+      setReservations: async (status, epoch) =>
+        status === undefined ? undefined : namespace.setReservations(status, epoch),
+    })),
+  ),
+  'a state that was loaded stays at the destination after a rollback': atDestination((end) =>
+    withController(end, () => ({ reset: nothing })),
+  ),
+  'the controller at the source goes on running': atSource((end) => withController(end, () => ({ suspend: nothing }))),
+  'a size that changed is not noticed': (tools) => {
+    const blind = (end: End): End =>
+      withNamespaces(end, ({ identity: { blockSize, blockCount } }) => ({
+        size: async () => ({ blockSize, blockCount }),
+      }));
+    return { ...tools, source: blind(tools.source), destination: blind(tools.destination) };
+  },
 };

@@ -16,7 +16,8 @@ import { World } from './world.ts';
 const given = process.argv.slice(2);
 const showsCoverage = given.includes('--coverage');
 const makeStage = given.includes('model') ? modelStage : coreStage;
-const [what = '1', number = '1'] = given.filter((argument) => argument !== '--coverage' && argument !== 'model');
+const words = given.filter((argument) => argument !== '--coverage' && argument !== 'model').map((word) => word.trim());
+const [what = '1', number = '1'] = words;
 
 function* scenarios(): Generator<Scenario> {
   if (what.startsWith('{')) {

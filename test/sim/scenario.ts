@@ -30,6 +30,8 @@ export type Fault =
   | { readonly kind: 'cut-hosts'; readonly who: Party; readonly when: When; readonly ms: number }
   /** Nothing arrives for some time, and then all of it. */
   | { readonly kind: 'stall'; readonly who: Party; readonly when: When; readonly ms: number }
+  /** As a stall, and the orchestrator ends while what it has sent is under way: it arrives when another one is at work. */
+  | { readonly kind: 'late'; readonly who: Party; readonly when: When; readonly ms: number }
   /** A block that cannot be written at the destination, from then on for `ms`. */
   | { readonly kind: 'bad-block'; readonly block: number; readonly when: When; readonly ms: number }
   /** The journal cannot be written; whether that line is durable is decided by `isDurable`. */

@@ -65,7 +65,8 @@ export class SimFront implements FrontProcess {
 
   /** An access of the guest: waits while paused. */
   async access(act: (controller: SimController) => void): Promise<void> {
-    while (this.isPaused || this.isGone || !this.isServed) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    while (this.isPaused || this.isGone || !this.isServed)
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
     act(this.controllerAt(this.attachedTo));
   }
 

@@ -74,7 +74,12 @@ export class SimGuest {
   /** Its memory is new, as far as it knows. */
   reboot(): void {
     const { source, destination } = this.#front.rams;
-    for (const ram of [source, destination]) this.#expected.forEach((value, i) => (ram.work[i] = value));
+    for (const ram of [source, destination]) {
+      ram.completions = [];
+      this.#expected.forEach((value, i) => {
+        ram.work[i] = value;
+      });
+    }
   }
 
   interrupted(): void {

@@ -5,26 +5,22 @@
  */
 import { expect } from 'chai';
 import { randomSeed } from '../support/random.ts';
+import { Coverage } from './coverage.ts';
 import { driveMove } from './drive.ts';
+import { failureOf } from './failure.ts';
 import { modelStage } from './model-stage.ts';
 import { PLANTED } from './planted.ts';
-import { type Scenario, scenarioOf } from './scenario.ts';
-import { shrink } from './shrink.ts';
+import { scenarioOf } from './scenario.ts';
+import { PAIRS, searched, sweptScenario } from './sweep.ts';
 import { type Drive, World } from './world.ts';
 
-const SEEDS = process.env.NVMEFERRY_SEED === undefined ? Number(process.env.NVMEFERRY_SIM_SEEDS ?? 2000) : 1;
+const ONE = process.env.NVMEFERRY_SEED !== undefined;
+const SEEDS = ONE ? 1 : Number(process.env.NVMEFERRY_SIM_SEEDS ?? 500);
 const SEEDS_OF_CASE = 250;
+/** Places where a fault meets an entry. */
+const ROUNDS = 2;
 /** Each planted bug is found within so many. */
-const SEEDS_OF_PLANT = 600;
-const FIRST_OF_PLANT = 1;
-
-async function failureOf(scenario: Scenario, drive: Drive): Promise<string | undefined> {
-  const { violation } = await new World(scenario, drive, modelStage).run();
-  if (violation === undefined) return undefined;
-  const small = await shrink(scenario, drive, modelStage);
-  const what = `NVMEFERRY_SEED=${scenario.seed}: ${violation.message}`;
-  return `${what}\nsmallest: ${JSON.stringify(small.scenario)}\n${small.result.trace.slice(-60).join('\n')}`;
-}
+const SCENARIOS_OF_PLANT = 600;
 
 describe('simulator', function () {
   this.timeout(300_000);
@@ -34,9 +30,23 @@ describe('simulator', function () {
     const count = Math.min(SEEDS_OF_CASE, SEEDS - from);
     it(`seeds ${first + from} to ${first + from + count - 1}: moved or as before, and the guest goes on`, async () => {
       for (let seed = first + from; seed < first + from + count; seed++) {
-        const failure = await failureOf(scenarioOf(seed), driveMove);
+        const failure = await failureOf(scenarioOf(seed), driveMove, modelStage);
         if (failure !== undefined) throw new Error(failure);
       }
+    });
+  }
+
+  if (!ONE) {
+    it(`every entry of the journal is met by every fault (seed ${first})`, async () => {
+      const coverage = new Coverage();
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const [i, pair] of PAIRS.entries()) {
+          const scenario = sweptScenario(pair, first + round, first + round * PAIRS.length + i);
+          const failure = await failureOf(scenario, driveMove, modelStage, coverage);
+          if (failure !== undefined) throw new Error(failure);
+        }
+      }
+      expect(coverage.missing(() => true)).to.deep.equal([]);
     });
   }
 
@@ -53,10 +63,10 @@ describe('simulator', function () {
   for (const [name, plant] of Object.entries(PLANTED)) {
     it(`finds that ${name}`, async () => {
       const drive: Drive = (how, tools) => driveMove(how, plant(tools));
-      for (let seed = FIRST_OF_PLANT; seed < FIRST_OF_PLANT + SEEDS_OF_PLANT; seed++) {
-        if ((await new World(scenarioOf(seed), drive, modelStage).run()).violation !== undefined) return;
+      for (const scenario of searched(SCENARIOS_OF_PLANT)) {
+        if ((await new World(scenario, drive, modelStage).run()).violation !== undefined) return;
       }
-      throw new Error(`${SEEDS_OF_PLANT} seeds did not find it`);
+      throw new Error(`${SCENARIOS_OF_PLANT} scenarios did not find it`);
     });
   }
 });

@@ -49,6 +49,8 @@ export interface Stage {
   restartFront(isMoved: boolean): void;
   /** A namespace that is copied becomes larger at that end. @returns false: there is none, or nobody who could */
   resize(party: Party): boolean;
+  /** A namespace that is copied has another size at the destination. */
+  readonly sizesDiffer: boolean;
   /** Nothing is cut or stalled any more. */
   heal(): void;
   /** What must hold at the end. */

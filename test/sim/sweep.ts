@@ -50,6 +50,8 @@ export const FAULTS = [
   'cut front',
   'stall source',
   'stall destination',
+  'late source',
+  'late destination',
   'resize source',
   'resize destination',
   'journal',
@@ -71,6 +73,8 @@ function faultOf(name: FaultName, when: When, random: Random): Fault {
       return { kind, who, when, ms };
     case 'stall':
       return { kind, who, when, ms };
+    case 'late':
+      return { kind, who, when, ms: random.pick([30, 80, 200]) };
     case 'resize':
       return { kind, who, when };
     default:
@@ -132,4 +136,18 @@ export function sweptScenario(pair: Pair, round: number, seed: number): Scenario
 function rollBackOf(kind: Kind): Fault {
   const last = namesOf(BEFORE_COMMIT, kind).at(-1)!;
   return { kind: 'journal', when: { entry: `${last} done`, plus: 0, phase: 'before' }, isDurable: false };
+}
+
+/** Where most bugs show: an outage before the commit. */
+const isTelling = ({ kind, entry, fault }: Pair): boolean =>
+  /^(crash|cut|late) /.test(fault) && ENTRIES[kind].indexOf(entry) < ENTRIES[kind].indexOf(`${COMMIT_ENTRY} done`);
+
+/** For planted bugs: in turn what a seed has, and an entry of the journal met by a fault. */
+export function* searched(count: number): Generator<Scenario> {
+  const telling = PAIRS.filter(isTelling);
+  for (let i = 1; i <= count; i++) {
+    // far from the one before it
+    const pair = telling[(i * 59) % telling.length]!;
+    yield i % 2 === 0 ? sweptScenario(pair, i, i) : scenarioOf(i);
+  }
 }

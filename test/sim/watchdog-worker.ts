@@ -11,6 +11,8 @@ export interface WatchdogData {
 }
 
 const STANDARD_ERROR = 2;
+/** The debugger has to get at a thread that is busy. */
+const ANSWER_MS = 5000;
 
 const { cells, looks, lookMs } = workerData as WatchdogData;
 let seen = -1;
@@ -31,13 +33,15 @@ function giveUp(events: number): void {
   };
   const session = new Session();
   session.connectToMainThread();
+  const urls = new Map<string, string>();
+  session.on('Debugger.scriptParsed', ({ params: { scriptId, url } }) => void urls.set(scriptId, url));
   session.on('Debugger.paused', ({ params }) => {
-    const frames = params.callFrames.map(({ functionName, url, location }) => {
-      return `    at ${functionName || '(anonymous)'} (${url}:${location.lineNumber + 1})`;
+    const frames = params.callFrames.map(({ functionName, location: { scriptId, lineNumber } }) => {
+      return `    at ${functionName || '(anonymous)'} (${urls.get(scriptId) ?? '?'}:${lineNumber + 1})`;
     });
     end(frames.join('\n'));
   });
   session.post('Debugger.enable');
   session.post('Debugger.pause');
-  setTimeout(() => end('    (not in JavaScript)'), lookMs);
+  setTimeout(() => end('    (not in JavaScript)'), ANSWER_MS);
 }

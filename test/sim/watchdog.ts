@@ -20,7 +20,7 @@ export function progress(): void {
 /** While `act` is under way, events must go on. */
 export async function watched<T>(act: () => Promise<T>, options?: Partial<WatchdogData>): Promise<T> {
   const workerData: WatchdogData = { cells, looks: LOOKS, lookMs: LOOK_MS, ...options };
-  worker ??= new Worker(new URL('./watchdog-worker.js', import.meta.url), { workerData });
+  worker ??= new Worker(new URL('./watchdog-worker.js', import.meta.url), { workerData, execArgv: [] });
   worker.unref();
   cells[1] = cells[1]! + 1;
   try {

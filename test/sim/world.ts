@@ -3,9 +3,9 @@ import type { JournalEntry, MoveJournal } from '../../src/orchestrator/journal.t
 import type { Clock } from '../../src/util/clock.ts';
 import { NvmeofError } from '../../src/util/error.ts';
 import type { Random } from '../support/random.ts';
+import type { Coverage } from './coverage.ts';
 import { Oracle } from './oracle.ts';
 import { Orchestrator } from './orchestrator-process.ts';
-import { Coverage } from './coverage.ts';
 import { type Fault, type Party, type Phase, randomOf, type Scenario } from './scenario.ts';
 import { type Ended, SimClock } from './sim-clock.ts';
 import { SimJournal } from './sim-journal.ts';
@@ -39,6 +39,8 @@ const WHY: Readonly<Record<Ended, string>> = {
 };
 const list = (things: readonly string[]): string => (things.length === 0 ? 'nothing' : things.join(', '));
 
+/** What is sent has left by then, and no answer has come. */
+const UNDER_WAY_MS = 0.02;
 const WARM_UP_MS = 8;
 const ATTEMPTS_MAX = 12;
 /** From then on nothing goes wrong any more. */
@@ -77,6 +79,8 @@ export class World implements StageEvents {
   readonly #coverage: Coverage | undefined;
   #journalFault: Extract<Fault, { kind: 'journal' }> | undefined;
   #isCommitted = false;
+  /** Sizes, before the last copy: whoever changes them later may not be noticed. */
+  #differed = false;
   #faultsAreOver = false;
   /** A process has ended, or a host has lost a path: commands may be repeated. */
   #mayRepeat = false;
@@ -137,7 +141,10 @@ export class World implements StageEvents {
 
   #noted(entry: JournalEntry): void {
     this.note(`durable: ${entry.step} ${entry.state}`);
+    if (entry.step === 'last-copy' && entry.state === 'begun') this.#differed = this.#stage.sizesDiffer;
     if (entry.step !== 'commit' || entry.state === 'undone' || this.#isCommitted) return;
+    if (this.#differed)
+      this.failed(new Violation('Committed, although a namespace has another size at the destination'));
     this.#isCommitted = true;
     for (const oracle of this.#oracles) oracle.madeDurable();
   }
@@ -215,6 +222,10 @@ export class World implements StageEvents {
         return true;
       case 'stall':
         this.#stage.stall(fault.who, fault.ms);
+        return true;
+      case 'late':
+        this.#stage.stall(fault.who, fault.ms);
+        this.clock.setTimer(() => this.#kill(), UNDER_WAY_MS);
         return true;
       case 'bad-block':
         this.#stage.badBlock(fault.block, fault.ms);
@@ -363,8 +374,8 @@ export class World implements StageEvents {
     };
     const isMoved = result === 'moved';
     must(isMoved === this.#isCommitted, `the journal ${this.#isCommitted ? 'has' : 'has not'} committed`);
-    const { faults, whenStuck } = this.scenario;
-    must(isMoved || faults.length > 0 || whenStuck !== 'cut', 'nothing went wrong, and it is not moved');
+    const { whenStuck } = this.scenario;
+    must(isMoved || this.#happened.size > 0 || whenStuck !== 'cut', 'nothing went wrong, and it is not moved');
     await this.#stage.check(isMoved, must);
     this.#oracles.forEach((oracle, i) => {
       oracle.check(this.#stage.values(i + 1, isMoved).slice(0, this.scenario.blockCount));
