@@ -17,6 +17,7 @@ import { Subsystem } from '../../src/target/subsystem.ts';
 import { NvmeFunction } from '../../src/transport/pcie/nvme-function.ts';
 import { SimBackend } from './sim-backend.ts';
 import { SimStateStore } from './sim-state-store.ts';
+import type { Where } from './sweep.ts';
 
 /** Plants a bug. @returns what takes it out again */
 export type PlantInCore = () => () => void;
@@ -155,16 +156,6 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
           onQuiet();
         },
     ),
-  'a suspended controller is said to be quiet before it is': () =>
-    method(
-      Controller.prototype,
-      'suspend',
-      (was) =>
-        function (this: Controller, onQuiet: () => void) {
-          was(this, nothing);
-          onQuiet();
-        },
-    ),
   'a controller runs while a namespace of its is closed': () =>
     method(
       Migration.prototype,
@@ -188,16 +179,6 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
         },
     ),
   'a log that was full goes on as if it were not': () => method(UserDataLog.prototype, 'lost', () => nothing),
-  'a fence is said to be durable before it is': () =>
-    method(
-      SimStateStore.prototype,
-      'save',
-      (was) =>
-        async function (this: SimStateStore, name: string, value: unknown) {
-          const saved = was(this, name, value);
-          if (!name.includes('fence-')) await saved;
-        },
-    ),
   'reservations that are to go stay': () =>
     method(
       Reservations.prototype,
@@ -207,4 +188,9 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
           if ((image as { registrants: unknown[] }).registrants.length > 0) await was(this, image);
         },
     ),
+};
+
+/** Where they show, of those that hardly show elsewhere. */
+export const SHOWN_IN_CORE: Readonly<Record<string, Where>> = {
+  'a fence that has seen a newer epoch obeys an older one': { entry: 'close-source begun', fault: 'late source' },
 };

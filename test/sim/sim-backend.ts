@@ -11,6 +11,9 @@ import { BLOCK_SIZE, type SimDisk } from './sim-disk.ts';
 /** Some operations take longer than others by far: whoever waits for all of them notices, and so does who does not. */
 const SLOW_ONE_IN = 20;
 const SLOW_MS = 5;
+/** Of those that are slow, some are as slow as a disk that seeks: longer than all that a cut consists of. */
+const SLOWEST_ONE_IN = 4;
+const SLOWEST_MS = 40;
 
 export interface SimBackendEvents {
   /** It takes effect. */
@@ -41,7 +44,9 @@ export class SimBackend implements BlockBackend {
   }
 
   #later(act: () => void): void {
-    const slowMs = this.#random.oneIn(SLOW_ONE_IN) ? this.#random.below(SLOW_MS) : 0;
+    const random = this.#random;
+    const mostMs = random.oneIn(SLOW_ONE_IN) ? (random.oneIn(SLOWEST_ONE_IN) ? SLOWEST_MS : SLOW_MS) : 0;
+    const slowMs = mostMs === 0 ? 0 : random.below(mostMs);
     this.#life.clock.setTimer(act, 0.02 + this.#random.below(100) / 500 + slowMs);
   }
 

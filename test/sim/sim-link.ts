@@ -24,6 +24,8 @@ export class SimLink {
   /** Connections so far: what belongs to an older one fails. */
   #generation = 0;
   readonly #onBreak = new Set<() => void>();
+  /** When the connection was made: a stall of before is of another way. */
+  #bornMs = 0;
   #isClosed = false;
   readonly #forget: () => void;
 
@@ -68,8 +70,10 @@ export class SimLink {
     while (this.#session === undefined) {
       if (this.#isClosed) throw lost(what, this.#target);
       await this.#process.alive(clock.delay(RECONNECT_MS));
-      if (this.#target.isUp && !this.#network.isCut(this.#target.name)) this.#session ??= this.#target.connect();
-      else if (clock.nowMs() >= giveUpMs) throw lost(what, this.#target);
+      if (this.#target.isUp && !this.#network.isCut(this.#target.name)) {
+        if (this.#session === undefined) this.#bornMs = clock.nowMs();
+        this.#session ??= this.#target.connect();
+      } else if (clock.nowMs() >= giveUpMs) throw lost(what, this.#target);
     }
     return this.#session;
   }
@@ -116,20 +120,21 @@ export class SimLink {
 
   async #exchange<T>(session: Session, generation: number, act: (session: Session) => T | Promise<T>): Promise<T> {
     const { random } = this.#target;
-    await this.#travel();
+    const bornMs = this.#bornMs;
+    await this.#travel(bornMs);
     // what is on its way when a connection breaks may arrive all the same
     const arrives = !session.isOver && this.#target.isUp && (generation === this.#generation || random.oneIn(2));
     if (!arrives) return new Promise<never>(() => {});
     const result = await act(session);
-    await this.#travel();
+    await this.#travel(bornMs);
     if (generation !== this.#generation) return new Promise<never>(() => {});
     return result;
   }
 
-  async #travel(): Promise<void> {
+  async #travel(bornMs: number): Promise<void> {
     const { clock, random, name } = this.#target;
     const network = this.#network;
     await clock.delay(0.05 + random.below(20) / 100);
-    for (let ms = network.stallMs(name); ms > 0; ms = network.stallMs(name)) await clock.delay(ms);
+    for (let ms = network.stallMs(name, bornMs); ms > 0; ms = network.stallMs(name, bornMs)) await clock.delay(ms);
   }
 }

@@ -100,6 +100,9 @@ const PLACES: readonly { readonly plus: number; readonly phase: Phase }[] = [
   { plus: 0, phase: 'after' },
 ];
 
+/** There is something that can be late. */
+const SENT = PLACES.filter(({ plus, phase }) => plus === 1 && phase === 'before');
+
 /**
  * @param round another place, and other circumstances
  * @param seed for all else
@@ -110,7 +113,12 @@ export function sweptScenario(pair: Pair, round: number, seed: number): Scenario
   const random = randomOf(seed ^ 0x5fee);
   const scenario = scenarioOf(seed, kind);
   // nothing is done between the end of a step and the next entry; where a crash ends the writing, nothing is there to fail
-  const places = entry.endsWith(' begun') && fault !== 'journal' ? PLACES : PLACES.filter(({ plus }) => plus === 0);
+  const isSent = fault.startsWith('late ') && entry.endsWith(' begun');
+  const places = isSent
+    ? SENT
+    : entry.endsWith(' begun') && fault !== 'journal'
+      ? PLACES
+      : PLACES.filter(({ plus }) => plus === 0);
   const place = places[(number + Math.floor(number / places.length)) % places.length]!;
   const phase = fault === 'journal' ? 'before' : place.phase;
   const then: readonly Fault[] = random.oneIn(2)
@@ -142,12 +150,20 @@ function rollBackOf(kind: Kind): Fault {
 const isTelling = ({ kind, entry, fault }: Pair): boolean =>
   /^(crash|cut|late) /.test(fault) && ENTRIES[kind].indexOf(entry) < ENTRIES[kind].indexOf(`${COMMIT_ENTRY} done`);
 
-/** For planted bugs: in turn what a seed has, and an entry of the journal met by a fault. */
-export function* searched(count: number): Generator<Scenario> {
+/** Where a bug shows that shows nowhere else. */
+export type Where = Omit<Pair, 'kind'>;
+const SEEDS_WHERE = 12;
+
+/** For planted bugs: where it shows, if that is known; then in turn what a seed has, and an entry of the journal met by a fault. */
+export function* searched(count: number, where?: Where): Generator<Scenario> {
+  for (const pair of PAIRS) {
+    if (pair.entry !== where?.entry || pair.fault !== where.fault) continue;
+    for (let seed = 1; seed <= SEEDS_WHERE; seed++) yield sweptScenario(pair, seed, seed);
+  }
   const telling = PAIRS.filter(isTelling);
   for (let i = 1; i <= count; i++) {
     // far from the one before it
-    const pair = telling[(i * 59) % telling.length]!;
+    const pair = telling[((i >> 1) * 59) % telling.length]!;
     yield i % 2 === 0 ? sweptScenario(pair, i, i) : scenarioOf(i);
   }
 }
