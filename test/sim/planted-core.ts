@@ -3,18 +3,14 @@
  * worth something only as long as it finds each of them.
  */
 import { ChangeBitmap } from '../../src/migration/change-bitmap.ts';
-import { LifecycleInput } from '../../src/migration/lifecycle.ts';
 import { MemoryTracker } from '../../src/migration/memory-tracker.ts';
-import { UserDataLog } from '../../src/migration/user-data-log.ts';
 import { Controller } from '../../src/target/controller.ts';
 import { DiscoveryPeers } from '../../src/target/discovery-peers.ts';
 import { Fence } from '../../src/target/fence.ts';
 import { Migration } from '../../src/target/migration/migration.ts';
 import { Namespace, type NamespaceIo } from '../../src/target/namespace.ts';
 import { QueuePair } from '../../src/target/queue-pair.ts';
-import { Reservations } from '../../src/target/reservations.ts';
 import { Subsystem } from '../../src/target/subsystem.ts';
-import { NvmeFunction } from '../../src/transport/pcie/nvme-function.ts';
 import { SimBackend } from './sim-backend.ts';
 import { SimStateStore } from './sim-state-store.ts';
 import type { Where } from './sweep.ts';
@@ -60,12 +56,6 @@ const notKept =
           if (!name.includes(prefix)) await was(this, name, value);
         },
     );
-
-/** A controller that is held runs as if it were not. */
-const FREED: Readonly<Record<number, number>> = {
-  [LifecycleInput.ResumeHeld]: LifecycleInput.Resume,
-  [LifecycleInput.ManagerResetHeld]: LifecycleInput.ManagerReset,
-};
 
 export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
   'a fence is not durable': notKept('fence-'),
@@ -156,41 +146,11 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
           onQuiet();
         },
     ),
-  'a controller runs while a namespace of its is closed': () =>
-    method(
-      Migration.prototype,
-      'step',
-      (was) =>
-        function (this: Migration, ward: never, input: number) {
-          return was(this, ward, FREED[input] ?? input);
-        },
-    ),
-  'no interrupt is raised for what waits when a controller goes on': () =>
-    method(NvmeFunction.prototype, 'resumed', () => nothing),
-  'the log of changes has no end when its controller is suspended': () =>
-    method(UserDataLog.prototype, 'suspend', () => nothing),
-  'deallocations are not in the log of changes': () =>
-    method(
-      UserDataLog.prototype,
-      'changed',
-      (was) =>
-        function (this: UserDataLog, ...args: never[]) {
-          if (args[3] !== true) was(this, ...args);
-        },
-    ),
-  'a log that was full goes on as if it were not': () => method(UserDataLog.prototype, 'lost', () => nothing),
-  'reservations that are to go stay': () =>
-    method(
-      Reservations.prototype,
-      'import',
-      (was) =>
-        async function (this: Reservations, image: never) {
-          if ((image as { registrants: unknown[] }).registrants.length > 0) await was(this, image);
-        },
-    ),
 };
 
 /** Where they show, of those that hardly show elsewhere. */
 export const SHOWN_IN_CORE: Readonly<Record<string, Where>> = {
   'a fence that has seen a newer epoch obeys an older one': { entry: 'close-source begun', fault: 'late source' },
+  // with nothing in its way
+  'a suspended controller executes': { entry: 'clean-up done', fault: 'resize source' },
 };

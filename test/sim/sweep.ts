@@ -153,12 +153,13 @@ const isTelling = ({ kind, entry, fault }: Pair): boolean =>
 /** Where a bug shows that shows nowhere else. */
 export type Where = Omit<Pair, 'kind'>;
 const SEEDS_WHERE = 12;
+const BUSY = { depth: 8, thinkMs: 0.2 } as const;
 
 /** For planted bugs: where it shows, if that is known; then in turn what a seed has, and an entry of the journal met by a fault. */
 export function* searched(count: number, where?: Where): Generator<Scenario> {
   for (const pair of PAIRS) {
     if (pair.entry !== where?.entry || pair.fault !== where.fault) continue;
-    for (let seed = 1; seed <= SEEDS_WHERE; seed++) yield sweptScenario(pair, seed, seed);
+    for (let seed = 1; seed <= SEEDS_WHERE; seed++) yield { ...sweptScenario(pair, seed, seed), ...BUSY };
   }
   const telling = PAIRS.filter(isTelling);
   for (let i = 1; i <= count; i++) {
