@@ -1,6 +1,6 @@
 /**
- * What has happened when: for each entry of the journal, the faults that met a move between the writing of it and that of the next one. Faults that
- * had nothing to happen to (a process that was down) are not counted.
+ * What has happened when: for each entry of the journal, the faults that met a move between the writing of it and that of the next one (or of what is
+ * done side by side, the writing of that entry itself). Faults that had nothing to happen to (a process that was down) are not counted.
  */
 import type { Fault, Scenario } from './scenario.ts';
 import { ENTRIES, FAULTS, faultsOf } from './sweep.ts';

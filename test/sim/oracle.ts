@@ -14,6 +14,8 @@ interface Written {
   readonly value: number;
   readonly startedAt: number;
   ackedAt: number;
+  /** Its process ended after it was executed, as far as is known: a completion that stands in the guest's memory already may be of before. */
+  mayBeLost: boolean;
 }
 
 class Block {
@@ -22,7 +24,7 @@ class Block {
   /** Value of the write that is under way; the guest never has two of a block. */
   pending: Written | undefined;
   /** First what is durable, then what was written since. */
-  history: Written[] = [{ value: 0, startedAt: 0, ackedAt: 0 }];
+  history: Written[] = [{ value: 0, startedAt: 0, ackedAt: 0, mayBeLost: false }];
 }
 
 /** A read that is under way, and what it may still give. */
@@ -55,7 +57,7 @@ export class Oracle {
     this.#time++;
     for (let i = slba; i < slba + blockCount; i++) {
       const block = this.#blocks[i]!;
-      const written = { value, startedAt: this.#time, ackedAt: Number.POSITIVE_INFINITY };
+      const written = { value, startedAt: this.#time, ackedAt: Number.POSITIVE_INFINITY, mayBeLost: false };
       block.pending = written;
       block.history.push(written);
       this.#allow(i, value);
@@ -75,9 +77,21 @@ export class Oracle {
       const written = block.pending!;
       written.ackedAt = this.#time;
       block.pending = undefined;
+      if (written.mayBeLost && !isDurable) {
+        written.ackedAt = ONE_OF;
+        continue;
+      }
       block.possible.clear();
       block.possible.add(written.value);
       if (isDurable) block.history = [written];
+    }
+  }
+
+  /** The write that is under way there takes effect, perhaps once more. */
+  executed(slba: number, blockCount: number): void {
+    for (let i = slba; i < slba + blockCount; i++) {
+      const { pending } = this.#blocks[i]!;
+      if (pending !== undefined) pending.mayBeLost = false;
     }
   }
 
@@ -107,7 +121,7 @@ export class Oracle {
     if (block.pending !== undefined || block.possible.size === 1 || !block.possible.has(value)) return;
     block.possible.clear();
     block.possible.add(value);
-    block.history = [{ value, startedAt: this.#time, ackedAt: this.#time }];
+    block.history = [{ value, startedAt: this.#time, ackedAt: this.#time, mayBeLost: false }];
   }
 
   flushStarts(): number {
@@ -128,6 +142,7 @@ export class Oracle {
   /** The process that served it is gone, with what it had not made durable. */
   crashed(): void {
     this.#blocks.forEach((block, i) => {
+      if (block.pending !== undefined) block.pending.mayBeLost = true;
       for (const written of block.history) {
         this.#allow(i, written.value);
         // a flush that is under way, or comes, keeps what is left of them, whichever that is
@@ -140,7 +155,7 @@ export class Oracle {
   madeDurable(): void {
     for (const block of this.#blocks) {
       const values = new Set(block.possible);
-      block.history = [...values].map((value) => ({ value, startedAt: this.#time, ackedAt: ONE_OF }));
+      block.history = [...values].map((value) => ({ value, startedAt: this.#time, ackedAt: ONE_OF, mayBeLost: false }));
       if (block.pending === undefined) continue;
       block.history = block.history.filter(({ value }) => value !== block.pending!.value);
       block.history.push(block.pending);

@@ -22,7 +22,6 @@ export interface WorkloadOptions {
 export class Workload {
   readonly #options: WorkloadOptions;
   #ids = 0;
-  #values = 0;
   completed = 0;
   running = 0;
   #stopped = false;
@@ -76,6 +75,13 @@ export class Workload {
     else if (!oracle.isPending(slba, count)) await this.#write(oracle, at + 1, slba, count, chance < 9);
   }
 
+  /** A command takes effect. @param id of the command */
+  executed(id: number): void {
+    const command = this.#outstanding.get(id)?.command;
+    if (command === undefined || command.opcode === 'read' || command.opcode === 'flush') return;
+    this.#options.oracles[command.nsid - 1]!.executed(command.slba, command.blockCount);
+  }
+
   /** Commands without an answer. */
   get waiting(): string[] {
     return [...this.#outstanding.values()].map(({ command: { opcode, nsid, slba, id }, sinceMs }) => {
@@ -108,7 +114,8 @@ export class Workload {
 
   async #write(oracle: Oracle, nsid: number, slba: number, blockCount: number, deallocates: boolean): Promise<void> {
     const { random } = this.#options;
-    const value = deallocates ? 0 : ++this.#values;
+    // the id that the command gets: by it is known what is executed
+    const value = deallocates ? 0 : this.#ids + 1;
     const fua = !deallocates && random.oneIn(4);
     oracle.writeStarts(slba, blockCount, value);
     const opcode = deallocates ? 'deallocate' : 'write';

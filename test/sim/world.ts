@@ -48,6 +48,15 @@ const ATTEMPTS_UNTIL_HEALED = 5;
 const BETWEEN_ATTEMPTS_MS = 30;
 const OPERATIONS_AFTERWARDS = 25;
 
+/** An initiator without a connection holds its process by an interval of real time; a run that has failed leaves such ones, and nobody waits for them. */
+function releaseIntervals(): () => void {
+  const { setInterval } = globalThis;
+  globalThis.setInterval = ((...given: Parameters<typeof setInterval>) => setInterval(...given).unref()) as never;
+  return () => {
+    globalThis.setInterval = setInterval;
+  };
+}
+
 export interface RunResult {
   readonly violation: Violation | undefined;
   readonly result: Result | undefined;
@@ -123,6 +132,7 @@ export class World implements StageEvents {
 
   executes(party: Party, what: string, id: number | undefined): void {
     if (id !== undefined) {
+      this.#workload.executed(id);
       const times = (this.#executed.get(id) ?? 0) + 1;
       this.#executed.set(id, times);
       if (times > 1 && !this.#mayRepeat) this.failed(new Violation(`Executed twice: ${what}`));
@@ -157,7 +167,7 @@ export class World implements StageEvents {
       const { when } = fault;
       if (!('phase' in when) || when.phase !== phase) continue;
       const isNow = 'step' in when ? when.step === step : when.entry === entry.name && when.plus === entry.since;
-      if (isNow) this.#happen(fault);
+      if (isNow) this.#happen(fault, entry.name);
     }
   }
 
@@ -192,8 +202,8 @@ export class World implements StageEvents {
     throw new NvmeofError('NVMEOF_ERR_JOURNAL', 'The journal cannot be written');
   }
 
-  /** Each once. What depends on it comes later. */
-  #happen(fault: Fault): void {
+  /** Each once. What depends on it comes later. @param entry of the step that it meets: several may be under way */
+  #happen(fault: Fault, entry = this.#entry): void {
     if (this.#faultsAreOver || this.#happened.has(fault)) return;
     this.#happened.add(fault);
     this.note(`FAULT ${JSON.stringify(fault)}`);
@@ -201,7 +211,7 @@ export class World implements StageEvents {
     if (next !== undefined && 'laterMs' in next.when) {
       this.clock.setTimer(() => this.#happen(next), next.when.laterMs);
     }
-    if (this.#cause(fault)) this.#coverage?.add(this.scenario, this.#entry, fault);
+    if (this.#cause(fault)) this.#coverage?.add(this.scenario, entry, fault);
   }
 
   /** @returns false: there is nothing to which it could happen */
@@ -258,6 +268,15 @@ export class World implements StageEvents {
   // ---- the run --------------------------------------------------------------------------------------------------------------------
 
   async run(): Promise<RunResult> {
+    const release = releaseIntervals();
+    try {
+      return await this.#run();
+    } finally {
+      release();
+    }
+  }
+
+  async #run(): Promise<RunResult> {
     const whole = this.#whole().catch((error) => this.failed(error));
     let isOver = false;
     void whole.then(() => {
