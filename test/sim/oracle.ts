@@ -31,6 +31,8 @@ class Block {
 export interface ReadTicket {
   readonly slba: number;
   readonly allowed: Set<number>[];
+  /** Blocks of which it shows what is there now: no write was under way when it began, and no process has ended since. */
+  readonly shows: boolean[];
 }
 
 export class Oracle {
@@ -97,7 +99,8 @@ export class Oracle {
 
   readStarts(slba: number, blockCount: number): ReadTicket {
     const allowed = Array.from({ length: blockCount }, (_, i) => new Set(this.#blocks[slba + i]!.possible));
-    const ticket = { slba, allowed };
+    const shows = allowed.map((_, i) => this.#blocks[slba + i]!.pending === undefined);
+    const ticket = { slba, allowed, shows };
     this.#reads.add(ticket);
     return ticket;
   }
@@ -112,7 +115,7 @@ export class Oracle {
         const found = value === TORN ? 'is torn' : `reads ${value}`;
         throw new Violation(`${this.name}: block ${at} ${found}, allowed: ${[...allowed].join(', ')}`);
       }
-      this.#seen(this.#blocks[at]!, value);
+      if (ticket.shows[i] === true) this.#seen(this.#blocks[at]!, value);
     });
   }
 
@@ -141,6 +144,7 @@ export class Oracle {
 
   /** The process that served it is gone, with what it had not made durable. */
   crashed(): void {
+    for (const { shows } of this.#reads) shows.fill(false);
     this.#blocks.forEach((block, i) => {
       if (block.pending !== undefined) block.pending.mayBeLost = true;
       for (const written of block.history) {
