@@ -15,7 +15,7 @@ import { PAIRS, searched, sweptScenario } from './sweep.ts';
 import { World } from './world.ts';
 
 const ONE = process.env.NVMEFERRY_SEED !== undefined;
-const SEEDS = ONE ? 1 : Number(process.env.NVMEFERRY_SIM_SEEDS ?? 60);
+const SEEDS = ONE ? 1 : Number(process.env.NVMEFERRY_SIM_SEEDS ?? 30);
 const SEEDS_OF_CASE = 30;
 /** Each planted bug is found within so many. */
 const SCENARIOS_OF_PLANT = 300;

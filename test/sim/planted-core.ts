@@ -152,5 +152,6 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
 export const SHOWN_IN_CORE: Readonly<Record<string, Where>> = {
   'a fence that has seen a newer epoch obeys an older one': { entry: 'close-source begun', fault: 'late source' },
   // with nothing in its way
+  'zeroes that are written are not followed': { entry: 'clean-up done', fault: 'resize source' },
   'a suspended controller executes': { entry: 'clean-up done', fault: 'resize source' },
 };

@@ -246,5 +246,8 @@ export const PLANTED: Readonly<Record<string, Plant>> = {
 export const SHOWN: Readonly<Record<string, Where>> = {
   'a commit that could not be written counts': { entry: 'commit done', fault: 'journal' },
   'a size that changed is not noticed': { entry: 'pre-copy done', fault: 'resize destination' },
-  'changes that were lost count as none': { entry: 'close-source done', fault: 'cut source' },
+  'changes that were lost count as none': { seed: 322 },
+  'the commit is forgotten by who comes next': { seed: 12 },
+  'the destination is not flushed': { entry: 'commit done', fault: 'crash destination' },
+  'reservations stay at the destination after a rollback': { seed: 87 },
 };

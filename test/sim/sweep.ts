@@ -150,15 +150,17 @@ function rollBackOf(kind: Kind): Fault {
 const isTelling = ({ kind, entry, fault }: Pair): boolean =>
   /^(crash|cut|late) /.test(fault) && ENTRIES[kind].indexOf(entry) < ENTRIES[kind].indexOf(`${COMMIT_ENTRY} done`);
 
-/** Where a bug shows that shows nowhere else. */
-export type Where = Omit<Pair, 'kind'>;
+/** Where a bug shows that hardly shows elsewhere: an entry met by a fault, whatever else; or what a seed has. */
+export type Where = Omit<Pair, 'kind'> | { readonly seed: number };
 const SEEDS_WHERE = 12;
 const BUSY = { depth: 8, thinkMs: 0.2 } as const;
 
 /** For planted bugs: where it shows, if that is known; then in turn what a seed has, and an entry of the journal met by a fault. */
 export function* searched(count: number, where?: Where): Generator<Scenario> {
+  if (where !== undefined && 'seed' in where) yield scenarioOf(where.seed);
+  const place = where === undefined || 'seed' in where ? undefined : where;
   for (const pair of PAIRS) {
-    if (pair.entry !== where?.entry || pair.fault !== where.fault) continue;
+    if (pair.entry !== place?.entry || pair.fault !== place.fault) continue;
     for (let seed = 1; seed <= SEEDS_WHERE; seed++) yield { ...sweptScenario(pair, seed, seed), ...BUSY };
   }
   const telling = PAIRS.filter(isTelling);
