@@ -151,7 +151,8 @@ export const PLANTED_IN_CORE: Readonly<Record<string, PlantInCore>> = {
 /** Where they show, of those that hardly show elsewhere. */
 export const SHOWN_IN_CORE: Readonly<Record<string, Where>> = {
   'a fence that has seen a newer epoch obeys an older one': { entry: 'close-source begun', fault: 'late source' },
-  // with nothing in its way
+  // with nothing in their way
+  'a closed fence is answered before its hosts are quiet': { entry: 'clean-up done', fault: 'resize source' },
   'zeroes that are written are not followed': { entry: 'clean-up done', fault: 'resize source' },
   'a suspended controller executes': { entry: 'clean-up done', fault: 'resize source' },
 };
