@@ -48,15 +48,6 @@ const ATTEMPTS_UNTIL_HEALED = 5;
 const BETWEEN_ATTEMPTS_MS = 30;
 const OPERATIONS_AFTERWARDS = 25;
 
-/** An initiator without a connection holds its process by an interval of real time; a run that has failed leaves such ones, and nobody waits for them. */
-function releaseIntervals(): () => void {
-  const { setInterval } = globalThis;
-  globalThis.setInterval = ((...given: Parameters<typeof setInterval>) => setInterval(...given).unref()) as never;
-  return () => {
-    globalThis.setInterval = setInterval;
-  };
-}
-
 export interface RunResult {
   readonly violation: Violation | undefined;
   readonly result: Result | undefined;
@@ -268,15 +259,6 @@ export class World implements StageEvents {
   // ---- the run --------------------------------------------------------------------------------------------------------------------
 
   async run(): Promise<RunResult> {
-    const release = releaseIntervals();
-    try {
-      return await this.#run();
-    } finally {
-      release();
-    }
-  }
-
-  async #run(): Promise<RunResult> {
     const whole = this.#whole().catch((error) => this.failed(error));
     let isOver = false;
     void whole.then(() => {
