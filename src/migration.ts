@@ -65,7 +65,7 @@ export {
   entryWordNsid,
   entryWordSlba,
   isDeallocated,
-  rangeOf,
+  rangeOfAttributes,
   UDMQ_ENTRY_BYTES,
   UDMQ_ENTRY_DWORDS,
 } from './wire/udmq-entry.ts';

@@ -8,7 +8,7 @@ import {
   entryWordAttributes,
   entryWordBlockCount,
   entryWordSlba,
-  rangeOf,
+  rangeOfAttributes,
   UDMQ_ENTRY_DWORDS,
 } from '../../src/wire/udmq-entry.ts';
 
@@ -62,7 +62,7 @@ export class QueueDrain {
     const changed = this.#changed;
     const end = base / 4 + count * UDMQ_ENTRY_DWORDS;
     for (let at = base / 4; at < end; at += UDMQ_ENTRY_DWORDS) {
-      if (rangeOf(entryWordAttributes(words, at)) !== EntryRange.Blocks) continue;
+      if (rangeOfAttributes(entryWordAttributes(words, at)) !== EntryRange.Blocks) continue;
       changed.mark(entryWordSlba(words, at), entryWordBlockCount(words, at));
     }
   };

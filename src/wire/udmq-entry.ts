@@ -29,7 +29,7 @@ export const entryRange = (v: DataView, base: number): number => v.getUint8(base
 
 export const isDeallocated = (attributes: number): boolean => (attributes & 0x20) !== 0;
 /** `EntryRange` of an entry's attributes. */
-export const rangeOf = (attributes: number): number => attributes >> 6;
+export const rangeOfAttributes = (attributes: number): number => attributes >> 6;
 
 // ---- by words -------------------------------------------------------------------------------------------------------------------------
 // A DataView takes twice the time, where each write of a host is an entry.

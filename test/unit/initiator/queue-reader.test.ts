@@ -13,7 +13,7 @@ import {
   entryWordNsid,
   entryWordSlba,
   isDeallocated,
-  rangeOf,
+  rangeOfAttributes,
   UDMQ_ENTRY_BYTES,
   UDMQ_ENTRY_DWORDS,
 } from '../../../src/wire/udmq-entry.ts';
@@ -145,7 +145,7 @@ describe('QueueReader', () => {
         const at = base + i * UDMQ_ENTRY_BYTES;
         const word = base / 4 + i * UDMQ_ENTRY_DWORDS;
         const attributes = entryWordAttributes(words, word);
-        if (rangeOf(attributes) !== EntryRange.Blocks) continue;
+        if (rangeOfAttributes(attributes) !== EntryRange.Blocks) continue;
         const [nsid, slba] = [entryWordNsid(words, word), entryWordSlba(words, word)];
         expect(slba).to.equal(entrySlba(entries, at));
         seen.push(`${nsid} ${slba - 2 ** 33} ${entryWordBlockCount(words, word)} ${isDeallocated(attributes)}`);
