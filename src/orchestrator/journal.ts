@@ -4,6 +4,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import PQueue from 'p-queue';
 import { lockFile } from '../native/file-lock.ts';
 import { NvmeofError } from '../util/error.ts';
 
@@ -34,11 +35,18 @@ export class Journal implements MoveJournal {
   readonly path: string;
   readonly entries: JournalEntry[];
   #file: FileHandle | undefined;
+  /** Of whole lines. */
+  #bytes: number;
+  /** The note before failed: part of its line may be behind the whole ones. */
+  #isTorn = false;
+  /** Both ends of a rollback note what they have done: one line after the other. */
+  readonly #notes = new PQueue({ concurrency: 1 });
 
-  private constructor(path: string, file: FileHandle, entries: JournalEntry[]) {
+  private constructor(path: string, file: FileHandle, entries: JournalEntry[], bytes: number) {
     this.path = path;
     this.#file = file;
     this.entries = entries;
+    this.#bytes = bytes;
   }
 
   /**
@@ -63,23 +71,33 @@ export class Journal implements MoveJournal {
         .split('\n')
         .slice(0, -1)
         .map((line, i) => parse(path, line, i + 1));
-      if (whole.length < text.length) await file.truncate(Buffer.byteLength(whole));
+      const bytes = Buffer.byteLength(whole);
+      if (whole.length < text.length) await file.truncate(bytes);
       await file.datasync();
       await syncDirectory(dirname(path));
-      return new Journal(path, file, entries);
+      return new Journal(path, file, entries, bytes);
     } catch (error) {
       await file.close();
       throw error instanceof NvmeofError ? error : journalError(path, 'cannot be read', error);
     }
   }
 
-  /** Durable when it resolves. @throws NvmeofError NVMEOF_ERR_JOURNAL */
-  async note(entry: JournalEntry): Promise<void> {
+  /** Durable when it resolves; when it fails, the entry may be there until the next one is noted. @throws NvmeofError NVMEOF_ERR_JOURNAL */
+  note(entry: JournalEntry): Promise<void> {
+    return this.#notes.add(() => this.#append(entry));
+  }
+
+  async #append(entry: JournalEntry): Promise<void> {
     if (this.#file === undefined) throw journalError(this.path, 'is closed');
     const line: Line = { version: VERSION, ...entry };
+    const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
     try {
-      await this.#file.appendFile(`${JSON.stringify(line)}\n`);
+      if (this.#isTorn) await this.#file.truncate(this.#bytes);
+      this.#isTorn = true;
+      await this.#file.appendFile(bytes);
       await this.#file.datasync();
+      this.#isTorn = false;
+      this.#bytes += bytes.length;
     } catch (error) {
       throw journalError(this.path, 'cannot be written: see that there is space', error);
     }
@@ -91,6 +109,8 @@ export class Journal implements MoveJournal {
     if (this.#file === undefined) throw journalError(this.path, 'is closed');
     try {
       await this.#file.truncate(0);
+      this.#bytes = 0;
+      this.#isTorn = false;
       await this.#file.datasync();
     } catch (error) {
       throw journalError(this.path, 'cannot be written', error);
@@ -105,6 +125,7 @@ export class Journal implements MoveJournal {
 
   /** Idempotent. */
   async close(): Promise<void> {
+    await this.#notes.onIdle();
     const file = this.#file;
     this.#file = undefined;
     await file?.close();

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -58,6 +59,27 @@ describe('Journal', () => {
       await journal.close();
       expect(await entriesNow()).to.deep.equal([...ENTRIES.slice(0, lines), { step: 'next', state: 'begun' }]);
     }
+  });
+
+  it('a line that the disk took half of is not there for the next one', async () => {
+    await written();
+    const long = { step: 'state', state: 'done', detail: 'x'.repeat(4096) };
+    const short = { step: 'state', state: 'undone' };
+    const source = `
+      const { Journal } = await import(process.argv[1]);
+      const journal = await Journal.open(process.argv[2]);
+      const said = await journal.note(${JSON.stringify(long)}).then(() => 'noted', (error) => error.message);
+      await Promise.all([journal.note(${JSON.stringify(short)}), journal.note(${JSON.stringify(short)})]);
+      await journal.close();
+      console.log(said);`;
+    const journalUrl = new URL('../../../src/orchestrator/journal.js', import.meta.url).href;
+    // files of 1 KiB at most, and no signal for more: the write that goes beyond is done in part
+    const limited = 'trap "" XFSZ; ulimit -f 1; exec "$0" --input-type=module --eval "$1" "$2" "$3"';
+    const said = execFileSync('bash', ['-c', limited, process.execPath, source, journalUrl, path], {
+      encoding: 'utf8',
+    });
+    expect(said).to.match(/move\.journal cannot be written: see that there is space \(EFBIG/);
+    expect(await entriesNow()).to.deep.equal([...ENTRIES, short, short]);
   });
 
   it('names what another program has done to it', async () => {
