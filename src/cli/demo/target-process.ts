@@ -5,7 +5,8 @@ import { type AddressInfo, createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { NvmeofError } from '../../util/error.ts';
 
-export const TIMEOUT_MS = 20_000;
+/** For what hangs: a busy machine may take long to start a process. */
+export const TIMEOUT_MS = 60_000;
 
 export class TargetProcess {
   readonly #configPath: string;
@@ -37,7 +38,10 @@ export class TargetProcess {
   event(name: string): Promise<Record<string, unknown>> {
     const { promise, resolve, reject } = withResolvers<Record<string, unknown>>();
     const timer = setTimeout(
-      () => reject(new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target did not say '${name}'`)),
+      () =>
+        reject(
+          new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target did not say '${name}' within ${TIMEOUT_MS / 1000} s`),
+        ),
       TIMEOUT_MS,
     );
     this.#child?.once('exit', (code) => reject(new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target ended (${code})`)));
