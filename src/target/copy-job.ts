@@ -1,7 +1,8 @@
 /**
  * A running Copy: part by part through one buffer, each part read from its sources and then written with one write, so that a copy within the
- * atomic write unit is one. Between parts, others have their turn.
+ * atomic write unit is one. Between parts, others have their turn. Without its queue it ends with the operation that it has at the backend.
  */
+import { Status } from '../spec/status.ts';
 import type { Namespace } from './namespace.ts';
 import type { Request } from './request.ts';
 import { Step } from './step.ts';
@@ -66,6 +67,7 @@ export class CopyJob {
     }
     request.workMemory.take(Math.min(job.#totalBytes, PART_BYTES), (buffer) => {
       job.#step.buffer = buffer;
+      request.queuePair.stepping(job.#step);
       job.#start = job.#backwards ? job.#totalBytes : 0;
       job.#end = job.#start;
       job.#beginPart();
@@ -104,6 +106,11 @@ export class CopyJob {
     const { namespace, offsetBytes } = this.#request;
     const partBytes = this.#end - this.#start;
     if (this.#filled === partBytes) {
+      if (this.#request.abandoned) {
+        // what its host has sent since, over another queue, must not be overwritten
+        this.#onStep(Status.AbortedSqDeletion);
+        return;
+      }
       this.#writing = true;
       namespace!.countWrite(partBytes);
       this.#step.write(namespace!, offsetBytes + this.#start, partBytes, this.#plan.fua);
@@ -153,6 +160,7 @@ export class CopyJob {
   #finish(status: number): void {
     const buffer = this.#step.buffer!;
     this.#step.buffer = undefined;
+    this.#request.queuePair.stepped(this.#step);
     // the step's segments may be views of the buffer: nobody looks at them any more
     this.#request.workMemory.give(buffer);
     this.#done(status, status === 0 ? this.#plan.sources.length : this.#completeCount());

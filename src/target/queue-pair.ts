@@ -14,6 +14,7 @@ import { FusedPairs } from './fused-pairs.ts';
 import type { Namespace } from './namespace.ts';
 import { GateState } from './range-gate.ts';
 import { NO_ERROR_LOCATION, Phase, Request } from './request.ts';
+import type { Step } from './step.ts';
 
 /** What the core needs from the transport of one queue pair. */
 export interface QueueTransport {
@@ -61,6 +62,8 @@ export class QueuePair {
   /** Its controller is suspended. */
   suspended = false;
   readonly #fused = new FusedPairs();
+  /** Of commands that change blocks by several operations, while they run; made by the first. */
+  #steps: Set<Step> | undefined = undefined;
 
   /** @param commandSet what is served before Connect */
   constructor(transport: QueueTransport, commandSet: CommandSet, pool: BufferPool, depth: number) {
@@ -269,6 +272,17 @@ export class QueuePair {
     else this.controller.errorLog.add(request, request.status & (STATUS_CODE_MASK | DNR | MORE));
   }
 
+  /** A command that changes blocks begins: one operation after the other is this one. */
+  stepping(step: Step): void {
+    this.#steps ??= new Set();
+    this.#steps.add(step);
+  }
+
+  /** That command has nothing at a backend any more. */
+  stepped(step: Step): void {
+    this.#steps!.delete(step);
+  }
+
   #settleLingering(): void {
     if (this.outstanding > 0) this.controller?.subsystem.lingers(this);
     else this.controller?.subsystem.lingersNoMore(this);
@@ -283,6 +297,7 @@ export class QueuePair {
       if (request.gateState === GateState.Limited) request.namespace!.writeLimit!.letThrough((io) => io === request);
     }
     for (const request of this.requests) if (request.inUse) request.namespace?.outlives(request);
+    if (this.#steps !== undefined) for (const step of this.#steps) step.outliveQueue();
     this.#settleLingering();
     this.controller?.queueClosed(this, reason);
   }

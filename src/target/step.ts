@@ -97,6 +97,14 @@ export class Step implements NamespaceIo {
     this.#namespace!.begin(this);
   }
 
+  /** The queue of its command is gone. */
+  outliveQueue(): void {
+    const namespace = this.#namespace;
+    if (namespace === undefined) return;
+    if (this.gateState === GateState.Limited) namespace.writeLimit!.letThrough((io) => io === this);
+    namespace.outlives(this);
+  }
+
   complete(status: number): void {
     if (this.gateState !== GateState.Outside && !this.#namespace!.ended(this, status)) return;
     this.#done(status);
