@@ -9,6 +9,7 @@ import type { TrackedMemoryChanges } from '../wire/cold/track-memory.ts';
 import type { End, EndChangeQueue, EndController, MemoryRun } from './end.ts';
 import { FabricChangeQueue } from './fabric-change-queue.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
+import { startMemoryTracking, stopMemoryTracking } from './fabric-memory.ts';
 import type { Difference } from './figure-rules.ts';
 import { type FunctionFigures, functionDifferences, functionFigures } from './function-figures.ts';
 import { unitsOf, within } from './memory-ranges.ts';
@@ -130,27 +131,20 @@ export class FabricController implements EndController {
   }
 
   /** As finely as the controller can. */
-  async #track({ controller: { identify }, migration }: Link, ranges: readonly MemoryRun[]): Promise<void> {
-    let isOurs = true;
+  async #track(link: Link, ranges: readonly MemoryRun[]): Promise<void> {
+    const { identify } = link.controller;
     for (let exponent = identify.minmrtg; ; ) {
       const isCoarsest = exponent >= identify.maxmrtg;
       const units = unitsOf(ranges, exponent, identify, identify.cmmrtd);
       try {
         if (units !== undefined) {
-          await migration.trackMemory(this.cntlid, exponent, units);
+          await startMemoryTracking(this.#end, link, this.cntlid, exponent, units);
           return;
         }
         if (isCoarsest) throw this.#tooManyRanges(ranges, identify.cmmrtd);
       } catch (error) {
-        const status = statusOf(error);
-        if (status === INVALID_CONTROLLER && isOurs) {
-          // followed since an earlier try: what it has found is of no use now
-          isOurs = false;
-          await migration.stopTrackingMemory(this.cntlid);
-          continue;
-        }
         // coarser takes less
-        if (status !== NOT_ENOUGH_RESOURCES || isCoarsest) throw error;
+        if (statusOf(error) !== NOT_ENOUGH_RESOURCES || isCoarsest) throw error;
       }
       exponent++;
     }
@@ -186,7 +180,7 @@ export class FabricController implements EndController {
   }
 
   async stopTrackingMemory(): Promise<void> {
-    await this.#end.repeat(({ migration }) => migration.stopTrackingMemory(this.cntlid));
+    await this.#end.repeat(({ migration }) => stopMemoryTracking(migration, this.cntlid));
   }
 
   // ---- formats -------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import type { IdentifyNamespace } from '../wire/cold/identify-namespace.ts';
 import type { EndNamespace, EndNamespaceIdentity, FenceState, NamespaceFigures } from './end.ts';
 import type { FabricEnd, Link } from './fabric-end.ts';
 import { FabricDestination, FabricSource } from './fabric-volume.ts';
-import { pastOtherSession } from './other-session.ts';
+import { heldByOther, pastOtherSession } from './other-session.ts';
 import type { BlockRun, DestinationVolume, SourceVolume } from './volume.ts';
 
 const STATUS_MASK = 0x7ff;
@@ -154,10 +154,7 @@ class LinkedSource extends FabricSource {
 function unlessHeld(end: FabricEnd, link: Link, what: string, act: () => Promise<void>): Promise<void> {
   const isHeld = (error: unknown): boolean =>
     error instanceof NvmeStatusError && (error.status & STATUS_MASK) === COMMAND_SEQUENCE_ERROR;
-  return pastOtherSession(end, link, act, isHeld, (cause) => {
-    const remedy = 'end that move, or wait until its keep alive time-out has ended what is left of it';
-    return new NvmeofError('NVMEOF_ERR_HELD', `${end.name}: ${what} by another manager: ${remedy}`, { cause });
-  });
+  return pastOtherSession(end, link, act, isHeld, (cause) => heldByOther(end.name, what, cause));
 }
 
 function hex(bytes: Uint8Array | undefined): string | undefined {

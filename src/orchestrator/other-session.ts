@@ -1,8 +1,9 @@
 /**
- * What the connection of another manager holds: changes that are followed, a queue, a limit of writes. That of an orchestrator that is gone, or of a link that was
+ * What the connection of another manager holds: changes that are followed, of blocks or of memory, a queue, a limit of writes. That of an orchestrator that is gone, or of a link that was
  * cut, holds it until the target has noticed: up to twice its Keep Alive Timeout.
  */
 import type { Clock } from '../util/clock.ts';
+import { NvmeofError } from '../util/error.ts';
 import type { Link } from './fabric-end.ts';
 
 const RETRY_MS = 100;
@@ -35,4 +36,10 @@ export async function pastOtherSession<T>(
       });
     }
   }
+}
+
+/** It was no session that is gone: somebody is there. @param what is held, up to "by" */
+export function heldByOther(end: string, what: string, cause: unknown): NvmeofError {
+  const remedy = 'end that move, or wait until its keep alive time-out has ended what is left of it';
+  return new NvmeofError('NVMEOF_ERR_HELD', `${end}: ${what} by another manager: ${remedy}`, { cause });
 }

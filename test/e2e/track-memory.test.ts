@@ -163,7 +163,8 @@ describe('memory that a controller writes, as the orchestrator follows it', func
 
     await controller.trackMemory([ram]);
     const other = new FabricController(await connect(`${MOVER_NQN}2`), CNTLID);
-    expect(await codeOf(other.trackMemory([ram])), 'another manager does not take it').to.equal('NVMEOF_ERR_STATUS');
+    expect(await codeOf(other.memoryChanges()), 'another manager does not have it').to.equal('NVMEOF_ERR_PATH');
+    await other.stopTrackingMemory();
     await reads(page(1000));
     expect(await changed()).to.deep.equal([completions(), 1000]);
 
