@@ -1,13 +1,14 @@
 /**
  * A file that is a VM's memory: in tmpfs, a memfd, or in hugetlbfs. It is read and written by position, so a file that is cut short or a full file system is
  * an error and no signal, nothing of it stays in this process, and a hole that is read stays one. Only hugetlbfs takes no write(2): such a file is mapped
- * to be written, and what that needs of the pool of huge pages is set aside at once.
+ * to be written, and what that needs of the pool of huge pages is set aside at once. This process touches no mapped byte itself: the kernel does, which says
+ * of a page that is not there any more that the address is bad.
  */
-import { constants, type Stats } from 'node:fs';
+import { closeSync, constants, fstatSync, readSync, type Stats, writeSync } from 'node:fs';
 import { type FileHandle, open, statfs } from 'node:fs/promises';
 import type { NativeBinding } from '../native/binding.ts';
 import { requireNative } from '../native/load.ts';
-import { MappedMemory } from '../native/mapped-memory.ts';
+import { createMemfd, MappedMemory } from '../native/mapped-memory.ts';
 import { errnoName } from '../native/native-error.ts';
 import { ConfigError, NvmeofError } from '../util/error.ts';
 import type { MemoryRun } from './end.ts';
@@ -16,6 +17,8 @@ import type { MemoryRun } from './end.ts';
 const HUGETLBFS_MAGIC = 0x958458f6;
 /** Of one mapping; a multiple of every size of huge pages. */
 const WINDOW_BYTES = 2 ** 30;
+/** What is stored in a mapping goes through a file of that size. */
+const RELAY_BYTES = 1 << 20;
 
 interface Window {
   readonly offsetBytes: number;
@@ -31,6 +34,8 @@ export class MemoryFile {
   readonly #hugePageBytes: number | undefined;
   readonly #binding: NativeBinding;
   #windows: readonly Window[] = [];
+  /** From where the kernel stores in the mappings. */
+  #relay: number | undefined;
 
   private constructor(path: string, handle: FileHandle, stats: Stats, hugePageBytes: number | undefined) {
     this.path = path;
@@ -70,6 +75,7 @@ export class MemoryFile {
   prepare(offsetBytes: number, lengthBytes: number): void {
     const page = this.#hugePageBytes;
     if (page === undefined) return;
+    this.#relay ??= createMemfd({ name: 'nvmeferry-relay', lengthBytes: RELAY_BYTES });
     const windows = [...this.#windows];
     this.#windows = windows;
     const end = offsetBytes + lengthBytes;
@@ -92,6 +98,18 @@ export class MemoryFile {
           : 'hugetlbfs takes no write(2), so it has to be';
       throw new ConfigError(`--memory: ${this.path} cannot be mapped (${reason}); ${remedy}`, { cause });
     }
+  }
+
+  /**
+   * Whoever has it may cut it short, and what is behind its end would look as a hole does.
+   * @throws NvmeofError NVMEOF_ERR_MEMORY
+   */
+  mustReach(endBytes: number): void {
+    const { size } = fstatSync(this.#handle.fd);
+    if (size >= endBytes) return;
+    const remedy = 'nobody may cut it short while the VM moves';
+    const message = `Memory of the VM, ${this.path}, has ${size} bytes now, ${endBytes} are needed: ${remedy}`;
+    throw new NvmeofError('NVMEOF_ERR_MEMORY', message);
   }
 
   /** The first byte at or after `atBytes` that is no hole; Infinity: there is none. A file system that cannot tell has data everywhere. */
@@ -121,7 +139,10 @@ export class MemoryFile {
       } catch (cause) {
         throw this.#failure('read', (cause as NodeJS.ErrnoException).code, cause);
       }
-      if (bytesRead === 0) throw this.#failure('read', `it ends at ${offsetBytes + done} now`);
+      if (bytesRead === 0) {
+        this.mustReach(offsetBytes + into.length);
+        throw this.#failure('read', `it ended at ${offsetBytes + done}`);
+      }
       done += bytesRead;
     }
   }
@@ -143,16 +164,21 @@ export class MemoryFile {
     }
   }
 
-  /** Who cuts the file short meanwhile ends this process: its hypervisor is trusted not to. */
+  /** By read(2) into the mapping: a store of our own to a page that was cut off would end this process (SIGBUS). */
   #store(offsetBytes: number, from: Uint8Array): void {
     for (let done = 0; done < from.length; ) {
       const at = offsetBytes + done;
       const window = this.#windows.find((each) => at >= each.offsetBytes && at < each.offsetBytes + each.bytes.length);
       if (window === undefined) throw this.#failure('written', `nothing is mapped at ${at}`);
       const start = at - window.offsetBytes;
-      const length = Math.min(from.length - done, window.bytes.length - start);
-      window.bytes.set(from.subarray(done, done + length), start);
-      done += length;
+      const length = Math.min(from.length - done, window.bytes.length - start, RELAY_BYTES);
+      try {
+        const relayed = writeSync(this.#relay!, from, done, length, 0);
+        done += readSync(this.#relay!, window.bytes, start, relayed, 0);
+      } catch (cause) {
+        this.mustReach(at + length);
+        throw this.#failure('written', (cause as NodeJS.ErrnoException).code, cause);
+      }
     }
   }
 
@@ -166,6 +192,9 @@ export class MemoryFile {
     const windows = this.#windows;
     this.#windows = [];
     await Promise.all(windows.map(({ memory }) => memory.unmap()));
+    const relay = this.#relay;
+    this.#relay = undefined;
+    if (relay !== undefined) closeSync(relay);
     if (this.#handle.fd >= 0) await this.#handle.close();
   }
 }

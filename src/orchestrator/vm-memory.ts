@@ -110,7 +110,7 @@ export class VmMemory implements GuestMemoryMover {
     }
   }
 
-  /** What is no hole at either end: all else is zero at both. */
+  /** What is no hole at either end: all else is zero at both. @throws NvmeofError NVMEOF_ERR_MEMORY, as all of them */
   async used(): Promise<readonly MemoryRun[]> {
     const list = new RunList(VM_PAGE_BYTES);
     let looks = 0;
@@ -128,6 +128,7 @@ export class VmMemory implements GuestMemoryMover {
         list.add(address + start - offsetBytes, ceilPage(run.address + run.lengthBytes) - start);
         if (++looks % LOOKS_MAX === 0) await nextTurn();
       }
+      mustReach(source, destination, end);
     }
     return list.runs;
   }
@@ -183,9 +184,13 @@ export class VmMemory implements GuestMemoryMover {
     let sum = 0;
     for (let at = start + toFile; ; ) {
       at = Math.max(at, floorPage(Math.min(source.dataFrom(at), destination.dataFrom(at))));
+      // after the look: what was cut off is no hole
+      mustReach(source, destination, endBytes);
       if (at >= endBytes) return sum;
       const length = Math.min(PIECE_BYTES, endBytes - at);
-      sum += await act(await reader.read(region, at, length), at);
+      const piece = await reader.read(region, at, length);
+      mustReach(source, destination, endBytes);
+      sum += await act(piece, at);
       at += length;
     }
   }
@@ -194,6 +199,11 @@ export class VmMemory implements GuestMemoryMover {
   async close(): Promise<void> {
     await closeAll(this.#files);
   }
+}
+
+function mustReach(source: MemoryFile, destination: MemoryFile, endBytes: number): void {
+  source.mustReach(endBytes);
+  destination.mustReach(endBytes);
 }
 
 async function write({ destination }: Region, piece: Piece, atBytes: number): Promise<number> {

@@ -1,9 +1,10 @@
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { expect } from 'chai';
 import { createMemfd, MappedMemory } from '../../../src/native/mapped-memory.ts';
 import type { MemoryRun } from '../../../src/orchestrator/end.ts';
+import { MemoryFile } from '../../../src/orchestrator/memory-file.ts';
 import { VmMemory, type VmMemoryRegion } from '../../../src/orchestrator/vm-memory.ts';
 import { needNative } from '../../support/native.ts';
 import { Random, randomSeed } from '../../support/random.ts';
@@ -137,17 +138,48 @@ describe("a VM's memory in files", function () {
     expect(await memory.changes()).to.deep.equal([]);
   });
 
-  it('a file that is cut short, or has no room, is an error that names it', async () => {
-    const [a, b] = [make('a', 4 << 20), make('b', 4 << 20)];
-    for (const file of [a, b]) store(file, 3 << 20, page(1));
-    const memory = await opened({ source: a, destination: b });
-    await copyAll(memory);
-    fs.truncateSync(a, (3 << 20) + 100); // within a page that is compared
-    let error = await memory.changes().catch((reason: unknown) => reason);
-    expect(error).to.include({ code: 'NVMEOF_ERR_MEMORY' });
-    expect((error as Error).message).to.match(/Memory of the VM, .*a, cannot be read \(it ends at 3145828 now\)/);
-    error = await memory.copy(memory.ranges).catch((reason: unknown) => reason);
-    expect(error).to.include({ code: 'NVMEOF_ERR_MEMORY' });
+  const failure = (act: Promise<unknown>): Promise<{ readonly code?: string; readonly message: string }> =>
+    act.then(
+      () => ({ message: 'none' }),
+      (error: Error) => error,
+    );
+
+  it('a file that is cut short is an error that names it, wherever the cut is, and nothing is made of it', async () => {
+    const size = 4 << 20;
+    for (const [name, cut] of [
+      ['a', (3 << 20) + 100],
+      ['a', 3 << 20],
+      ['a', 2 << 20],
+      ['a', 0],
+      ['b', 3 << 20],
+      ['b', 1 << 20],
+      ['b', PAGE],
+    ] as const) {
+      const [a, b] = [make('a', size), make('b', size)];
+      for (const at of [0, 2 << 20, 3 << 20]) store(a, at, page(7));
+      const memory = await opened({ source: a, destination: b });
+      expect(await copyAll(memory)).to.equal(3 * PAGE);
+      store(a, 2 << 20, page(8));
+      // the first pieces are copied when it happens
+      await memory.copy([{ address: 0, lengthBytes: 1 << 20 }]);
+      fs.truncateSync(path(name), cut);
+      const what = `${name} cut at ${cut}`;
+      for (const act of [
+        memory.copy([{ address: 1 << 20, lengthBytes: 3 << 20 }]),
+        memory.changes(),
+        memory.used(),
+        memory.copy(memory.ranges),
+      ]) {
+        const error = await failure(act);
+        expect(error, what).to.include({ code: 'NVMEOF_ERR_MEMORY' });
+        expect(error.message, what).to.match(
+          new RegExp(`^Memory of the VM, .*/${name}, has ${cut} bytes now, ${size} are needed: nobody may cut it`),
+        );
+      }
+      if (name === 'a') expect(load(b, 2 << 20, PAGE).equals(page(7)), `${what}: no zeroes for it`).to.equal(true);
+      else expect(fs.statSync(b).size, what).to.equal(cut);
+      await memory.close();
+    }
   });
 
   it('does not open what does not fit', async () => {
@@ -229,6 +261,45 @@ describe("a VM's memory in files", function () {
     } finally {
       for (const memory of open.splice(0)) await memory.close();
       for (const fd of fds) fs.closeSync(fd);
+    }
+  });
+
+  it('a file in huge pages that is cut short while it is mapped is an error, and no signal (needs a hugetlbfs and free pages)', async function () {
+    const free = Number(fs.readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'latin1'));
+    const mount = /^\S+ (\S+) hugetlbfs \S*pagesize=2M/m.exec(fs.readFileSync('/proc/mounts', 'latin1'))?.[1];
+    if (free < 4 || mount === undefined) {
+      const why = mount === undefined ? 'no hugetlbfs of 2 MiB is mounted' : `${free} huge pages are free`;
+      console.log(`      not run: ${why}`);
+      this.skip();
+    }
+    const [a, b] = ['a', 'b'].map((name) => join(mount, `${basename(folder)}-${name}`)) as [string, string];
+    let file: MemoryFile | undefined;
+    try {
+      for (const each of [a, b]) {
+        fs.closeSync(fs.openSync(each, 'w'));
+        fs.truncateSync(each, 2 * HUGE_PAGE);
+      }
+      const memory = await opened({ source: a, destination: b });
+      await memory.changes();
+      file = await MemoryFile.open(b, 'write');
+      file.prepare(0, 2 * HUGE_PAGE);
+      await file.write(HUGE_PAGE - PAGE, page(3, 2)); // over the edge of two
+      expect(load(b, HUGE_PAGE - PAGE, 2 * PAGE).equals(page(3, 2))).to.equal(true);
+      fs.truncateSync(b, HUGE_PAGE);
+      for (const at of [HUGE_PAGE, HUGE_PAGE - PAGE, 2 * HUGE_PAGE - 2 * PAGE]) {
+        const error = await failure(file.write(at, page(4, 2)));
+        expect(error, `at ${at}`).to.include({ code: 'NVMEOF_ERR_MEMORY' });
+        expect(error.message).to.match(/-b, has 2097152 bytes now, \d+ are needed: nobody may cut it short/);
+      }
+      expect((await failure(memory.copy(memory.ranges))).message).to.match(/-b, has 2097152 bytes now, 4194304 are/);
+      // as long as before, but with nothing in it: it can be written again
+      fs.truncateSync(b, 2 * HUGE_PAGE);
+      await file.write(HUGE_PAGE, page(5));
+      expect(load(b, HUGE_PAGE, PAGE).equals(page(5))).to.equal(true);
+    } finally {
+      await file?.close();
+      for (const memory of open.splice(0)) await memory.close();
+      for (const each of [a, b]) fs.rmSync(each, { force: true });
     }
   });
 });
