@@ -152,8 +152,10 @@ export class TargetPduWriter {
         if (!this.#format(waiting[i]!)) break;
         i++;
       }
-      if (i === waiting.length) waiting.length = 0;
-      else if (i > 0) waiting.splice(0, i);
+      // (setting the length of an empty array, too, costs a call of the runtime)
+      if (i === waiting.length) {
+        if (i > 0) waiting.length = 0;
+      } else if (i > 0) waiting.splice(0, i);
       this.#flush();
       // what the flush gave back may have let parked commands go on: they have formatted into a new batch
     } while (this.#batch !== undefined && !this.#gather.busy);
