@@ -13,7 +13,8 @@ const R2T_LIMIT = 5;
 const UNSUPPORTED = 6;
 /** Data Transfer Error with DNR: an error of the command that no path can mend. */
 const DATA_TRANSFER_ERROR = 0x4004;
-const PAIR_WAIT_MS = 3000;
+/** For the second of two commands; a host on a busy machine takes its time between them. */
+const PAIR_WAIT_MS = 10_000;
 
 const fatal = (...allowed: (readonly [number, number | undefined])[]): Reaction => ({ kind: 'fatal', allowed });
 const SETUP = { requirement: 'TCP 1.0 section 3.1', tags: ['host', 'setup'], action: 'connect' } as const;

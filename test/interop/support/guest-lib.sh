@@ -19,6 +19,16 @@ says() {
   read -r line 2> /dev/null < "$1" && [ "$line" = "$2" ]
 }
 
+# quietly COMMAND...: what it says is for whoever reads the failure
+quietly() {
+  local said
+  said=$("$@" 2>&1) || {
+    local status=$?
+    printf '%s\n' "exit status $status of: $*" "$said" >&2
+    return $status
+  }
+}
+
 # ---- the Linux host
 
 # controllers_of NQN: names of its controllers, such as nvme0
@@ -49,16 +59,32 @@ connect_to() {
   local address=$1 port=$2 nqn=$3
   shift 3
   modprobe nvme-tcp
-  nvme connect -t tcp -a "$address" -s "$port" -n "$nqn" --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 "$@" > /dev/null
-  wait_for 30 has_namespace "$nqn" 1
+  quietly nvme connect -t tcp -a "$address" -s "$port" -n "$nqn" --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 "$@"
+  wait_for 90 has_namespace "$nqn" 1
   namespace_of "$nqn" 1
+}
+
+# add_controller ADDRESS PORT NQN [OPTION...]: connects by the kernel's own interface; OPTIONs are the kernel's, such as hdr_digest. nvme connect
+# first looks at every controller that there is, and can fail for one that goes meanwhile: where several come and go at once it is no use.
+add_controller() {
+  local options="transport=tcp,traddr=$1,trsvcid=$2,nqn=$3,hostnqn=$(< /etc/nvme/hostnqn),hostid=$(< /etc/nvme/hostid)" option
+  shift 3
+  for option; do options+=,$option; done
+  printf '%s' "$options" > /dev/nvme-fabrics
+}
+
+# remove_controllers NQN: disconnects in the same way. One that goes by itself meanwhile is as good.
+remove_controllers() {
+  local name
+  for name in $(controllers_of "$1"); do { echo 1 > "/sys/class/nvme/$name/delete_controller"; } 2> /dev/null || true; done
+  wait_for 90 no_controllers "$1"
 }
 
 no_controllers() { [ -z "$(controllers_of "$1")" ]; }
 
 disconnect_from() {
-  nvme disconnect -n "$1" > /dev/null
-  wait_for 30 no_controllers "$1"
+  quietly nvme disconnect -n "$1"
+  wait_for 90 no_controllers "$1"
 }
 
 all_live() {

@@ -30,10 +30,23 @@ function verdictsIn(markdown: string): string[] {
   return found.sort();
 }
 
-/** The run gave what `docs/NAME.md` records. @param introduction what the document says before the tables */
-export function expectRecorded(name: string, introduction: string, report: Report): void {
+/**
+ * The run gave what `docs/NAME.md` records.
+ * @param introduction what the document says before the tables
+ * @param said by case, for whoever reads the failure: what is known of it besides the report
+ */
+export function expectRecorded(
+  name: string,
+  introduction: string,
+  report: Report,
+  said: ReadonlyMap<string, string> = new Map(),
+): void {
   const path = join(projectRoot, 'docs', `${name}.md`);
   const tables = markdownReport(report);
   if (process.env.NVMEFERRY_RECORD === '1') writeFileSync(path, `${introduction.trim()}\n\n${tables}\n`);
-  expect(verdictsIn(tables)).to.deep.equal(verdictsIn(readFileSync(path, 'utf8')));
+  const recorded = verdictsIn(readFileSync(path, 'utf8'));
+  const others = report.results
+    .filter(({ id, verdict }) => !recorded.includes(`${id} ${verdict}`))
+    .map(({ id, verdict, reason, notes }) => [id, verdict, reason, ...notes, said.get(id)].join('; '));
+  expect(verdictsIn(tables), `other verdicts:\n${others.join('\n')}\n`).to.deep.equal(recorded);
 }
