@@ -1,7 +1,7 @@
 /** The machine and its processes: cores, CPU time, memory, programs. Linux; elsewhere the figures that need /proc are missing. */
 import { type ChildProcess, type ChildProcessByStdio, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants, readFileSync } from 'node:fs';
+import { accessSync, constants, readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os';
 import { delimiter, join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
@@ -123,6 +123,19 @@ export function cpuTimeOf(pid: number): CpuTime {
   // the name in parentheses may hold anything
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return { user: Number(fields[11]) / tickRate(), system: Number(fields[12]) / tickRate() };
+}
+
+/** What the process used so far in all of its threads, to the nanosecond as the scheduler counts it; NaN where there is no /proc. */
+export function cpuNsOf(pid: number): number {
+  try {
+    let sum = 0;
+    for (const thread of readdirSync(`/proc/${pid}/task`)) {
+      sum += Number(readProc(`/proc/${pid}/task/${thread}/schedstat`)?.split(' ')[0] ?? 0);
+    }
+    return sum;
+  } catch {
+    return Number.NaN;
+  }
 }
 
 /** CPU seconds of the whole machine without interrupts and idling, and what the hypervisor gave to others. */

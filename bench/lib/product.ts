@@ -38,9 +38,12 @@ export class ProductTarget {
     return ProductTarget.#start([...listen, ...flags], nodeFlags, root);
   }
 
-  /** @param path of a configuration: one subsystem with one namespace, one port */
-  static fromConfig(path: string): Promise<ProductTarget> {
-    return ProductTarget.#start(['--config', path], [], PACKAGE_ROOT);
+  /**
+   * @param path of a configuration: one subsystem with one namespace, one port
+   * @param root of the package: another checkout, to compare with
+   */
+  static fromConfig(path: string, root: string = PACKAGE_ROOT): Promise<ProductTarget> {
+    return ProductTarget.#start(['--config', path], [], root);
   }
 
   static async #start(flags: readonly string[], nodeFlags: readonly string[], root: string): Promise<ProductTarget> {

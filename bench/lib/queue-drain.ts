@@ -12,25 +12,33 @@ import {
   UDMQ_ENTRY_DWORDS,
 } from '../../src/wire/udmq-entry.ts';
 
+/** How it drains. */
+export interface DrainPolicy {
+  readonly slots: number;
+  /** Entries that are to wait before it drains. */
+  readonly triggerAhead: number;
+  /** Of the one namespace. */
+  readonly blockCount: number;
+}
+
 export class QueueDrain {
   readonly #lm: LiveMigration;
   readonly #reader: QueueReader<LiveMigration['controller']>;
   readonly #cdqid: number;
-  readonly #slots: number;
+  readonly #triggerAhead: number;
   /** What a mover does with an entry: it notes what is to be copied again. */
   readonly #changed: ChangeBitmap;
   readonly #onEvent: (event: AsyncEvent) => void;
   #busy: Promise<void> = Promise.resolve();
   #failure: unknown;
   entries = 0;
-  drains = 0;
 
-  private constructor(lm: LiveMigration, cdqid: number, slots: number, blockCount: number) {
+  private constructor(lm: LiveMigration, cdqid: number, policy: DrainPolicy) {
     this.#lm = lm;
     this.#reader = new QueueReader(lm, cdqid);
     this.#cdqid = cdqid;
-    this.#slots = slots;
-    this.#changed = new ChangeBitmap(1, blockCount);
+    this.#triggerAhead = policy.triggerAhead;
+    this.#changed = new ChangeBitmap(1, policy.blockCount);
     this.#onEvent = ({ type, info, parameter }) => {
       if (type !== AsyncEventType.OneShot || parameter !== cdqid) return;
       if (info === CdqEvent.Full) this.#failure ??= new Error('The queue became full: changes are lost');
@@ -43,18 +51,17 @@ export class QueueDrain {
     lm.controller.on('asyncEvent', this.#onEvent);
   }
 
-  /** @param cntlid whose changes @param slots of the queue @param blockCount of the one namespace */
-  static async start(lm: LiveMigration, cntlid: number, slots: number, blockCount: number): Promise<QueueDrain> {
-    const cdqid = await lm.createQueue(cntlid, slots);
-    const drain = new QueueDrain(lm, cdqid, slots, blockCount);
+  /** @param cntlid whose changes */
+  static async start(lm: LiveMigration, cntlid: number, policy: DrainPolicy): Promise<QueueDrain> {
+    const cdqid = await lm.createQueue(cntlid, policy.slots);
+    const drain = new QueueDrain(lm, cdqid, policy);
     await lm.trackUserData(cdqid, true);
     await drain.#drain(true);
     return drain;
   }
 
   async #drain(again: boolean): Promise<void> {
-    this.drains++;
-    await this.#reader.drain(this.#visit, again ? this.#slots / 2 : 0);
+    await this.#reader.drain(this.#visit, again ? this.#triggerAhead : 0);
   }
 
   readonly #visit = (_entries: DataView, base: number, count: number, words: Uint32Array): void => {
@@ -66,6 +73,25 @@ export class QueueDrain {
       changed.mark(entryWordSlba(words, at), entryWordBlockCount(words, at));
     }
   };
+
+  /** Reads all that waits. */
+  flush(): Promise<void> {
+    return this.#drain(true);
+  }
+
+  /** Follows, or does not: the queue stays. */
+  track(on: boolean): Promise<void> {
+    return this.#lm.trackUserData(this.#cdqid, on);
+  }
+
+  /** No drain is under way then. */
+  async settled(): Promise<void> {
+    for (let busy: Promise<void> | undefined; busy !== this.#busy; ) {
+      busy = this.#busy;
+      await busy;
+    }
+    if (this.#failure !== undefined) throw this.#failure;
+  }
 
   /** The queue is gone then. @throws what went wrong since the start */
   async stop(): Promise<void> {

@@ -21,6 +21,26 @@ export function spread(values: readonly number[]): string {
   return `${short(median(values))} (${short(Math.min(...values))} - ${short(Math.max(...values))})`;
 }
 
+/** `median (first quartile - third)`, of ratios */
+export function quartiles(values: readonly number[]): string {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (part: number): string => sorted[Math.floor((sorted.length - 1) * part)]!.toFixed(3);
+  return `${median(values).toFixed(3)} (${at(0.25)} - ${at(0.75)})`;
+}
+
+/** Geometric mean of ratios without the tenth at each end, `+-` its standard error. */
+export function logMean(ratios: readonly number[]): string {
+  const logs = ratios.map(Math.log).sort((a, b) => a - b);
+  const cut = Math.floor(logs.length / 10);
+  const inner = logs.slice(cut, logs.length - cut);
+  const mean = inner.reduce((sum, log) => sum + log, 0) / inner.length;
+  // winsorized: what was cut counts as far out as the outermost that was kept
+  const clamped = logs.map((log) => Math.min(Math.max(log, inner[0]!), inner.at(-1)!));
+  const variance = clamped.reduce((sum, log) => sum + (log - mean) ** 2, 0) / Math.max(1, logs.length - 1);
+  const error = Math.sqrt(variance / logs.length) / (inner.length / logs.length);
+  return `${Math.exp(mean).toFixed(3)} +- ${error.toFixed(3)}`;
+}
+
 export type Align = 'left' | 'right';
 
 /** A Markdown table that also reads well as text. */

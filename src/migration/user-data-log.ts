@@ -95,28 +95,21 @@ export class UserDataLog {
   changed(nsid: number, slba: number, blockCount: number, deallocated: boolean): void {
     if (!this.#isOn) return;
     const { ring } = this;
-    const { words, base } = ring;
-    const isSmall = slba <= 0xffff_ffff && blockCount <= 0x1_0000;
-    if (MUST_SWAP || deallocated || !isSmall || base === 0 || !ring.isPlain) {
+    const { base } = ring;
+    // short, so that it becomes part of whoever calls it: a call costs a third of the entry
+    if (MUST_SWAP || deallocated || base === 0 || !ring.isPlain || slba > 0xffff_ffff || blockCount > 0x1_0000) {
       this.#ranges(nsid, slba, blockCount, deallocated);
       return;
     }
+    const { words } = ring;
     // whole numbers of 32 bits from here on: they came as floating point
     const first = slba >>> 0;
     const count = blockCount | 0;
-    const attributes = (WRITTEN | ring.phase) << 24;
     if (this.#mayGrow) {
       // to the newest entry, which is the one before; modulo 2^32: what is no neighbour then is none
       const distance = (first - words[base - 6]!) | 0;
-      const blocks = words[base - 7]! + 1;
-      if (distance <= blocks && distance >= -count) {
-        const isNext = distance === blocks && words[base - 8] === nsid && words[base - 1] === attributes;
-        // writes in order; where nothing has more than 32 bits
-        if (isNext && words[base - 5] === 0 && blocks < 0x1000_0000) {
-          words[base - 7] = blocks + count - 1;
-        } else {
-          this.#ranges(nsid, slba, blockCount, false);
-        }
+      if (distance >= -count && distance <= words[base - 7]! + 1) {
+        this.#near(nsid, first, count, distance);
         return;
       }
     }
@@ -125,9 +118,19 @@ export class UserDataLog {
     words[base + 1] = count - 1;
     words[base + 2] = first;
     words[base + 3] = 0;
-    words[base + 7] = attributes;
+    words[base + 7] = (WRITTEN | ring.phase) << 24;
     this.#mayGrow = true;
     ring.post();
+  }
+
+  /** Beside the newest entry, or in it, as far as 32 bits tell. @param distance from where that one begins */
+  #near(nsid: number, first: number, count: number, distance: number): void {
+    const { words, base, phase } = this.ring;
+    const blocks = words[base - 7]! + 1;
+    const isNext = distance === blocks && words[base - 8] === nsid && words[base - 1] === (WRITTEN | phase) << 24;
+    // writes in order; where nothing has more than 32 bits
+    if (isNext && words[base - 5] === 0 && blocks < 0x1000_0000) words[base - 7] = blocks + count - 1;
+    else this.#ranges(nsid, first, count, false);
   }
 
   #ranges(nsid: number, slba: number, blockCount: number, deallocated: boolean): void {

@@ -167,6 +167,15 @@ describe('UserDataLog (NVM Command Set 1.2 section 5.6)', () => {
     expect(queue.ring.used).to.equal(5);
   });
 
+  it('a block above 2^32 is no neighbour of the one that its lower half would be next to', () => {
+    const queue = new Queue(8);
+    queue.log.start();
+    queue.log.changed(1, 2 ** 32 + 10, 1, false);
+    queue.log.changed(1, 11, 1, false);
+    expect(queue.entry(1)).to.equal(ranged('01000000', '00000000', '0a00000001000000', '01'));
+    expect(queue.entry(2)).to.equal(ranged('01000000', '00000000', '0b00000000000000', '01'));
+  });
+
   it('does not merge into a marker', () => {
     const queue = new Queue(4);
     queue.log.start();
