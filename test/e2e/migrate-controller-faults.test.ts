@@ -8,6 +8,7 @@ import { rm } from 'node:fs/promises';
 import { expect } from 'chai';
 import type { MoveReport } from '../../src/orchestrator/move-report.ts';
 import { ControllerPair, OTHER, type Side } from '../support/controller-pair.ts';
+import { GuestWriter } from '../support/guest-writer.ts';
 import type { KillAt } from '../support/kill-at.ts';
 import { MigrateProcess, type MigrateProcessOptions } from '../support/migrate-process.ts';
 import { needNative } from '../support/native.ts';
@@ -16,12 +17,6 @@ import { RemoteVm } from '../support/remote-vm.ts';
 import { SteadyGuest } from '../support/steady-guest.ts';
 
 const BYTES = 1 << 20;
-const BLOCK = 4096;
-const LBAS = BLOCK / 512;
-const PLACES = BYTES / BLOCK;
-/** Of each namespace and each of its two queues. */
-const LANES = 4;
-const PLACES_OF_LANE = PLACES / 2;
 const OK = 0;
 const REFUSED = 5;
 const KILLED = null;
@@ -38,100 +33,6 @@ const BY = ALL_CHANGES[process.env.NVMEFERRY_KILLS_BY ?? ''];
 /** In turn, so that every kind of kill meets each. */
 const CHANGES: readonly (readonly string[])[] = BY !== undefined ? [BY] : IS_WHOLE ? Object.values(ALL_CHANGES) : [[]];
 
-/** Writes blocks whose number grows, as fast as it is answered, and knows which was acknowledged last. */
-class Writer {
-  readonly #guest: SteadyGuest;
-  readonly #acknowledged = Array.from({ length: LANES }, () => new Uint32Array(PLACES_OF_LANE));
-  count = 0;
-  #stop = false;
-  #gate: Promise<void> | undefined;
-  #atGate = 0;
-  readonly #lanes: Promise<unknown>;
-
-  constructor(guest: SteadyGuest) {
-    this.#guest = guest;
-    this.#lanes = Promise.all(Array.from({ length: LANES }, (_, lane) => this.#lane(lane)));
-    this.#lanes.catch(() => {});
-  }
-
-  async #lane(lane: number): Promise<void> {
-    const numbers = this.#acknowledged[lane]!;
-    for (let i = 0; !this.#stop; i++) {
-      const place = (i * 37) % PLACES_OF_LANE;
-      const number = numbers[place]! + 1;
-      await this.#guest.write(nsidOf(lane), lbaOf(lane, place), block(lane, place, number), qidOf(lane));
-      numbers[place] = number;
-      this.count++;
-      if (i % 8 === 0) await this.#check(lane, place);
-      await new Promise((resolve) => setTimeout(resolve, 2));
-      if (this.#gate !== undefined) {
-        this.#atGate++;
-        await this.#gate;
-      }
-    }
-  }
-
-  async #check(lane: number, place: number): Promise<void> {
-    const found = await this.#guest.read(nsidOf(lane), lbaOf(lane, place), LBAS, qidOf(lane));
-    const number = this.#acknowledged[lane]![place]!;
-    const wanted = number === 0 ? new Uint8Array(BLOCK) : block(lane, place, number);
-    if (Buffer.compare(found, wanted) === 0) return;
-    const [, , has] = new Uint32Array(found.slice(0, 12).buffer);
-    throw new Error(`lane ${lane}, place ${place}: has write ${has}, acknowledged is ${number}`);
-  }
-
-  /** It gets answers, and the right ones. */
-  async goesOn(): Promise<void> {
-    const enough = this.count + 100;
-    const wait = async (): Promise<void> => {
-      while (this.count < enough && !this.#stop) await new Promise((resolve) => setTimeout(resolve, 5));
-    };
-    await Promise.race([wait(), this.#lanes]);
-  }
-
-  /** With nothing outstanding. @throws what the guest was told, and what it finds */
-  async checkAll(): Promise<void> {
-    let open = (): void => {};
-    this.#atGate = 0;
-    this.#gate = new Promise((resolve) => {
-      open = resolve;
-    });
-    const quiet = async (): Promise<void> => {
-      while (this.#atGate < LANES && !this.#stop) await new Promise((resolve) => setTimeout(resolve, 2));
-    };
-    await Promise.race([quiet(), this.#lanes]);
-    this.#gate = undefined;
-    await Promise.all(
-      Array.from({ length: LANES }, async (_, lane) => {
-        for (let place = 0; place < PLACES_OF_LANE; place++) await this.#check(lane, place);
-      }),
-    );
-    open();
-  }
-
-  stop(): void {
-    this.#stop = true;
-  }
-
-  async end(): Promise<void> {
-    this.stop();
-    await this.#lanes;
-  }
-}
-
-const nsidOf = (lane: number): number => 1 + (lane & 1);
-const qidOf = (lane: number): number => 1 + (lane >> 1);
-const lbaOf = (lane: number, place: number): number => (place * 2 + (lane >> 1)) * LBAS;
-
-function block(lane: number, place: number, number: number): Buffer {
-  const data = Buffer.alloc(BLOCK, number & 0xff);
-  data.writeUInt32LE(lane, 0);
-  data.writeUInt32LE(place, 4);
-  data.writeUInt32LE(number, 8);
-  data.writeUInt32LE(number, BLOCK - 4);
-  return data;
-}
-
 type Verb = '--resume' | '--abort';
 
 describe('nvmeferry migrate of a controller, and kill -9', function () {
@@ -139,7 +40,7 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
   let pair: ControllerPair | undefined;
   let vm: RemoteVm | undefined;
   let guest: SteadyGuest;
-  let writer: Writer;
+  let writer: GuestWriter;
   /** Where the controller is. */
   let at: Side = 'a';
 
@@ -148,7 +49,7 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
     pair = await ControllerPair.start(BYTES);
     vm = await RemoteVm.connect(pair.socket('vm'));
     guest = await SteadyGuest.start(vm, 2);
-    writer = new Writer(guest);
+    writer = new GuestWriter(guest, BYTES);
     await writer.goesOn();
   });
   after(async () => {
@@ -184,21 +85,11 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
     await rm(pair!.journal);
   }
 
-  /** One side has the guest, with both of its namespaces, and the other lets nobody write. */
   async function expectServed(): Promise<void> {
-    const open = { a: await pair!.open('a'), b: await pair!.open('b') };
-    const side = open.a[0] === true ? 'a' : 'b';
-    expect(open).to.deep.equal({ [side]: [true, true], [OTHER[side]]: [false, false] });
-    at = side;
+    at = await pair!.openSide();
     await writer.goesOn();
     await writer.checkAll();
-    const front = await pair!.front();
-    expect({ ...front.controller, paused: front.paused, stateLost: front.stateLost }).to.deep.equal({
-      socket: pair!.socket(side),
-      state: 'joined',
-      paused: false,
-      stateLost: false,
-    });
+    await pair!.expectJoined(at);
     expect(guest.strays, 'no completion twice').to.equal(0);
   }
 
@@ -241,7 +132,8 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
         it(`${step} ${state}, then ${verb}: ${end}`, async () => {
           const from = at;
           const { resets } = guest;
-          expect(await begin({ killAt: { step, state } }).ended, 'killed').to.equal(KILLED);
+          const killed = begin({ killAt: { step, state } });
+          expect(await killed.ended, `killed: ${killed.stderr}`).to.equal(KILLED);
           if (verb === '--abort' && end === 'moved') {
             const refused = recover('--abort');
             expect(await refused.ended, refused.stderr).to.equal(REFUSED);
@@ -263,8 +155,10 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
       it(`${first.join(' ')}, then of ${verb}: ${second.join(' ')}: ${end}`, async () => {
         const from = at;
         const { resets } = guest;
-        expect(await begin({ killAt: { step: first[0], state: first[1] } }).ended).to.equal(KILLED);
-        expect(await recover(verb, { killAt: { step: second[0], state: second[1] } }).ended).to.equal(KILLED);
+        const killed = begin({ killAt: { step: first[0], state: first[1] } });
+        expect(await killed.ended, `killed: ${killed.stderr}`).to.equal(KILLED);
+        const again = recover(verb, { killAt: { step: second[0], state: second[1] } });
+        expect(await again.ended, `killed again: ${again.stderr}`).to.equal(KILLED);
         await settle(KILLED, verb);
         expect(at).to.equal(end === 'moved' ? OTHER[from] : from);
         expect(guest.resets - resets).to.equal(0);
@@ -341,7 +235,9 @@ describe('nvmeferry migrate of a controller, and kill -9', function () {
           ...(back === 'later' ? { patience: 1 } : {}),
         });
         const code = await process.ended;
-        expect(restarted !== undefined, 'killed while the move went on').to.equal(back === 'at once');
+        expect(restarted !== undefined, `killed while the move went on: ${process.stderr}`).to.equal(
+          back === 'at once',
+        );
         await (restarted ?? restart());
         await settle(code, '--resume');
         if (end !== undefined) expect(at, process.stderr).to.equal(end === 'moved' ? OTHER[from] : from);

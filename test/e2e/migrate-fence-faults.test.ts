@@ -2,95 +2,46 @@
  * The fence of a namespace, set over a connection that fails at exactly that command: before it has its effect, after it, or so that it comes when nobody waits any
  * more. Its outcome is unknown to the move, and must not matter: one side is open in the end, and what is late is too old.
  */
-import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { HostController } from '../../src/initiator/controller.ts';
 import { LiveMigration } from '../../src/initiator/live-migration.ts';
 import type { MultipathSubsystem } from '../../src/initiator/multipath/multipath-subsystem.ts';
-import { FenceAction, MoveFeature } from '../../src/spec/migration.ts';
-import { FaultProxy, type Pair } from '../support/fault-proxy.ts';
+import { FaultProxy } from '../support/fault-proxy.ts';
 import { HostWriter } from '../support/host-writer.ts';
+import { COMMAND_FAULTS, commandIn, type MoveCommand } from '../support/link-faults.ts';
 import { MigrateProcess } from '../support/migrate-process.ts';
 import { MOVED_NQN, MOVER_NQN, MovePair } from '../support/move-pair.ts';
 
 type Side = 'a' | 'b';
 const OTHER: Readonly<Record<Side, Side>> = { a: 'b', b: 'a' };
 const OK = 0;
-const CAPSULE_CMD = 0x04;
-const SET_FEATURES = 0x09;
 
 /** A command that sets a fence: of which side, and how many of that kind came there before. */
 interface Fencing {
   readonly name: string;
   readonly who: 'source' | 'destination';
-  readonly action: number;
+  readonly action: MoveCommand;
   readonly nth: number;
   /** By an operator who interrupts it in the last copy. */
   readonly isUndone?: true;
 }
 
 const FENCINGS: readonly Fencing[] = [
-  { name: 'close-destination', who: 'destination', action: FenceAction.Close, nth: 0 },
-  { name: 'close-source', who: 'source', action: FenceAction.Close, nth: 0 },
-  { name: 'open-destination', who: 'destination', action: FenceAction.Open, nth: 0 },
+  { name: 'close-destination', who: 'destination', action: 'close', nth: 0 },
+  { name: 'close-source', who: 'source', action: 'close', nth: 0 },
+  { name: 'open-destination', who: 'destination', action: 'open', nth: 0 },
   // closed before by its step, and once more when copying began
   {
     name: 'the rollback closes the destination',
     who: 'destination',
-    action: FenceAction.Close,
+    action: 'close',
     nth: 2,
     isUndone: true,
   },
-  { name: 'the rollback opens the source', who: 'source', action: FenceAction.Open, nth: 0, isUndone: true },
+  { name: 'the rollback opens the source', who: 'source', action: 'open', nth: 0, isUndone: true },
 ];
-
-/** What becomes of it, and of its connection. `late`: called when the move is over. */
-const FAULTS: Readonly<Record<string, (data: Buffer, pair: Pair) => { kept: boolean; late?: () => Promise<void> }>> = {
-  'reset before it arrives': (_, pair) => {
-    pair.reset();
-    return { kept: true };
-  },
-  'reset before its answer arrives': (_, pair) => {
-    pair.onAnswer = () => pair.reset();
-    return { kept: false };
-  },
-  'half closed before its answer arrives': (_, pair) => {
-    pair.onAnswer = () => pair.client.end();
-    return { kept: false };
-  },
-  'swallowed, and all that follows': (_, pair) => {
-    pair.isDeaf = true;
-    return { kept: true };
-  },
-  'done, and its answer swallowed, and all that follows': (_, pair) => {
-    pair.onAnswer = () => {
-      pair.isDeaf = true;
-    };
-    return { kept: false };
-  },
-  'held back until the move is over': (data, pair) => {
-    const held = Buffer.from(data);
-    pair.isDeaf = true;
-    const late = async (): Promise<void> => {
-      expect(pair.server.destroyed, 'the target has it still').to.equal(false);
-      const closed = once(pair.server, 'close');
-      pair.server.end(held);
-      await closed;
-    };
-    return { kept: true, late };
-  },
-};
-
-/** It is a Set Features of a fence. @returns its action */
-function fenceIn(data: Buffer): number | undefined {
-  for (let at = 0; at + 8 <= data.length; at += data.readUInt32LE(at + 4) || data.length) {
-    if (data[at] !== CAPSULE_CMD || at + 72 > data.length || data[at + 8] !== SET_FEATURES) continue;
-    if (data[at + 8 + 40] === MoveFeature.Fence) return data.readUInt32LE(at + 8 + 44);
-  }
-  return undefined;
-}
 
 /** They take minutes: NVMEFERRY_KILLS=0. */
 const suite = process.env.NVMEFERRY_KILLS === undefined ? (): void => {} : describe;
@@ -132,9 +83,9 @@ suite('nvmeferry migrate, and a fence whose outcome is unknown', function (this:
   }
 
   for (const fencing of FENCINGS) {
-    for (const [fault, act] of Object.entries(FAULTS)) {
+    for (const [fault, act] of Object.entries(COMMAND_FAULTS)) {
       // without Keep Alive hosts would wait for as long as a command's time-out; and an open that is late opens nothing new
-      if (fault.startsWith('held') && fencing.action === FenceAction.Open) continue;
+      if (fault.startsWith('held') && fencing.action === 'open') continue;
       it(`${fencing.name}: ${fault}`, async () => {
         const from = at;
         const proxy = proxies[fencing.who === 'source' ? from : OTHER[from]];
@@ -142,7 +93,7 @@ suite('nvmeferry migrate, and a fence whose outcome is unknown', function (this:
         let late: (() => Promise<void>) | undefined;
         let isDone = false;
         proxy.tap = (data, link) => {
-          if (isDone || fenceIn(data) !== fencing.action || seen++ !== fencing.nth) return 'passed';
+          if (isDone || commandIn(data) !== fencing.action || seen++ !== fencing.nth) return 'passed';
           isDone = true;
           const { kept, late: later } = act(data, link);
           late = later;

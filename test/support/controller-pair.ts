@@ -6,9 +6,11 @@ import fs from 'node:fs';
 import { mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { expect } from 'chai';
 import { HostController } from '../../src/initiator/controller.ts';
 import { LiveMigration } from '../../src/initiator/live-migration.ts';
 import { FrontControl, type FrontReport } from '../../src/orchestrator/front-control.ts';
+import { functionFigures } from '../../src/orchestrator/function-figures.ts';
 import { CliTarget } from './cli.ts';
 import { freePort, MOVER_NQN } from './move-pair.ts';
 
@@ -22,8 +24,16 @@ const FAR_NQN = 'nqn.2026-01.test.nvmeferry:far';
 const CNTLID = 5;
 const UUIDS = ['0c9d7a52-6a0e-4f4c-9a55-0d5be3c0f1aa', '0c9d7a52-6a0e-4f4c-9a55-0d5be3c0f1ab'] as const;
 const QUEUES = 4;
+/** Of the parts of a state: the first version, the first format. */
+const WHOLE_STATE = { csvi: 1, csuuidi: 1 };
 /** Longer than any kill and restart takes. */
 const FRONT_PATIENCE_MS = 30_000;
+
+/** How the orchestrator comes to both ends. */
+export interface Way {
+  readonly ports?: Readonly<Record<Side, number>>;
+  readonly katoS?: number;
+}
 
 export class ControllerPair {
   readonly folder: string;
@@ -113,11 +123,17 @@ export class ControllerPair {
     return this.#dpus.get(side)!;
   }
 
-  /** What `migrate` needs to know. */
-  arguments(from: Side): string[] {
+  /** Of its manager's controller. */
+  port(side: Side): number {
+    return this.#ports[side];
+  }
+
+  /** What `migrate` needs to know. @param way default: straight to both, with Keep Alive of 2 s */
+  arguments(from: Side, way: Way = {}): string[] {
     const to = OTHER[from];
+    const { ports = this.#ports, katoS = 2 } = way;
     const uri = (side: Side): string =>
-      `nvme+tcp://127.0.0.1:${this.#ports[side]}/${NQN}?hostnqn=${MOVER_NQN}&keep-alive-tmo=2`;
+      `nvme+tcp://127.0.0.1:${ports[side]}/${NQN}?hostnqn=${MOVER_NQN}&keep-alive-tmo=${katoS}`;
     return [
       ...[uri(from), uri(to), '--controller', `${CNTLID}`, '--shared', `${SHARED_NSID}`],
       ...['--front', this.socket('control'), '--from-socket', this.socket(from), '--to-socket', this.socket(to)],
@@ -126,16 +142,48 @@ export class ControllerPair {
   }
 
   /** Whether the guest may use the namespaces there: each. */
-  async open(side: Side): Promise<boolean[]> {
+  open(side: Side): Promise<boolean[]> {
+    return this.#asManager(side, async (migration) => {
+      const fences = await Promise.all([COPIED_NSID, SHARED_NSID].map((nsid) => migration.fence(nsid)));
+      return fences.map(({ isOpen }) => isOpen);
+    });
+  }
+
+  /** What has become of the controller there. */
+  controller(side: Side): Promise<{ readonly isSuspended: boolean; readonly isEnabled: boolean }> {
+    return this.#asManager(side, async (migration) => {
+      const { bytes, suspended } = await migration.getState(CNTLID, WHOLE_STATE);
+      return { isSuspended: suspended, isEnabled: functionFigures(bytes)!.isEnabled };
+    });
+  }
+
+  async #asManager<T>(side: Side, act: (migration: LiveMigration) => Promise<T>): Promise<T> {
     const options = { address: '127.0.0.1', port: this.#ports[side], subnqn: NQN, hostnqn: MOVER_NQN };
     const controller = await HostController.connect(options);
     try {
-      const migration = new LiveMigration(controller);
-      const fences = await Promise.all([COPIED_NSID, SHARED_NSID].map((nsid) => migration.fence(nsid)));
-      return fences.map(({ isOpen }) => isOpen);
+      return await act(new LiveMigration(controller));
     } finally {
       await controller.close();
     }
+  }
+
+  /** One side has both namespaces open, and the other lets nobody write. @returns which */
+  async openSide(): Promise<Side> {
+    const open = { a: await this.open('a'), b: await this.open('b') };
+    const side = open.a[0] === true ? 'a' : 'b';
+    expect(open).to.deep.equal({ [side]: [true, true], [OTHER[side]]: [false, false] });
+    return side;
+  }
+
+  /** The guest has its device from there, and nothing waits or was lost. */
+  async expectJoined(side: Side): Promise<void> {
+    const front = await this.front();
+    expect({ ...front.controller, paused: front.paused, stateLost: front.stateLost }).to.deep.equal({
+      socket: this.socket(side),
+      state: 'joined',
+      paused: false,
+      stateLost: false,
+    });
   }
 
   async front(): Promise<FrontReport> {

@@ -5,6 +5,9 @@ import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 /** `pass`: bytes go on. `stall`: they are kept, and go on later. `blackhole`: they are gone, and nobody is told. */
 export type ProxyMode = 'pass' | 'stall' | 'blackhole';
 
+/** PDU-Type. */
+const R2T = 0x09;
+
 /** A connection of the client, and the one to the server that goes with it. */
 export class Pair {
   readonly client: Socket;
@@ -12,7 +15,7 @@ export class Pair {
   readonly #proxy: FaultProxy;
   /** For good: neither party hears anything of the other, its end neither. */
   isDeaf = false;
-  /** Once, in place of the next data of the server. */
+  /** Once, in place of the next data of the server; its asking for the data of a command (R2T) is none. */
   onAnswer: (() => void) | undefined;
 
   constructor(proxy: FaultProxy, client: Socket, port: number) {
@@ -20,7 +23,8 @@ export class Pair {
     this.client = client;
     this.server = new Socket();
     this.#forward(client, this.server, (data) => proxy.tap?.(data, this) !== 'kept');
-    this.#forward(this.server, client, () => {
+    this.#forward(this.server, client, (data) => {
+      if (data[0] === R2T) return true;
       const act = this.onAnswer;
       this.onAnswer = undefined;
       act?.();
