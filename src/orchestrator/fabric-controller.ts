@@ -196,8 +196,8 @@ export class FabricController implements EndController {
   async #functionOf(link: Link, cntlid: number): Promise<FunctionFigures | undefined> {
     const { selection } = await this.#formats(link);
     if (selection.csvi === 0 || selection.csuuidi === 0) return undefined;
-    const { bytes } = await link.migration.getState(cntlid, selection);
-    return functionFigures(bytes);
+    const { bytes, suspended } = await link.migration.getState(cntlid, selection);
+    return functionFigures(bytes, suspended);
   }
 
   async differences(destination: End, cntlid: number): Promise<readonly Difference[]> {

@@ -12,6 +12,8 @@ const MSIX_ENTRY_BYTES = 16;
 export interface FunctionFigures {
   /** A guest uses it. */
   readonly isEnabled: boolean;
+  /** But it does not run. */
+  readonly isSuspended?: boolean;
   readonly configBytes: number;
   readonly vectors: number;
   /** Of those that it gives (feature 07h), 0's based. */
@@ -99,8 +101,8 @@ export const REGISTER_RULES: readonly FigureRule<keyof RegisterFigures>[] = [
   },
 ];
 
-/** Undefined: no controller behind PCIe, or none that this program knows. */
-export function functionFigures(state: Uint8Array): FunctionFigures | undefined {
+/** Undefined: no controller behind PCIe, or none that this program knows. @param isSuspended it was, while its state was read */
+export function functionFigures(state: Uint8Array, isSuspended = false): FunctionFigures | undefined {
   try {
     const { vendor } = decodeControllerState(state);
     if (vendor === undefined) return undefined;
@@ -110,6 +112,7 @@ export function functionFigures(state: Uint8Array): FunctionFigures | undefined 
     const view = new DataView(block.bytes.buffer, block.bytes.byteOffset, block.bytes.byteLength);
     return {
       isEnabled: (view.getUint32(0, true) & CC_ENABLE) !== 0,
+      isSuspended,
       ioQueuesMax: view.getUint16(42, true),
       configBytes: view.getUint32(64, true),
       vectors: view.getUint32(68, true) / MSIX_ENTRY_BYTES,
@@ -149,7 +152,10 @@ export function functionDifferences(
   }
   const found: Difference[] = [];
   if (theirs.isEnabled) {
-    found.push(refused(`${who} is enabled, a guest uses it: shut that down first, or name another controller`));
+    const why = theirs.isSuspended
+      ? 'suspended, as a move leaves it that could not be cleaned up, or is under way: end that, or start its process anew'
+      : 'a guest uses it: shut that down first, or name another controller';
+    found.push(refused(`${who} is enabled, ${why}`));
   }
   const remedy = 'start it with the same --vectors and --queues';
   if (theirs.vectors !== ours.vectors || theirs.configBytes !== ours.configBytes) {

@@ -291,14 +291,17 @@ function stateIn(entries: readonly JournalEntry[]): Uint8Array {
 
 /** What is left at the source; a source that is gone has nothing left. */
 async function cleanUp({ work }: StepDeps): Promise<void> {
-  const acts: (() => Promise<void>)[] = [() => work.stopCopying()];
-  if (work.record.spec.kind === 'controller') acts.push(() => work.sourceController.reset());
-  for (const act of acts) {
-    try {
-      await act();
-    } catch (error) {
-      work.warn(`The source could not be cleaned up: ${messageOf(error)}`);
-    }
+  try {
+    await work.stopCopying();
+  } catch (error) {
+    work.warn(`The source could not be cleaned up: ${messageOf(error)}`);
+  }
+  if (work.record.spec.kind !== 'controller') return;
+  try {
+    await work.sourceController.reset();
+  } catch (error) {
+    const what = `The source's controller could not be reset, and stays suspended: ${messageOf(error)}`;
+    work.warn(`${what}; start its process anew before anything moves there`);
   }
 }
 

@@ -153,7 +153,8 @@ export class ControllerPair {
   controller(side: Side): Promise<{ readonly isSuspended: boolean; readonly isEnabled: boolean }> {
     return this.#asManager(side, async (migration) => {
       const { bytes, suspended } = await migration.getState(CNTLID, WHOLE_STATE);
-      return { isSuspended: suspended, isEnabled: functionFigures(bytes)!.isEnabled };
+      const { isSuspended, isEnabled } = functionFigures(bytes, suspended)!;
+      return { isSuspended: isSuspended!, isEnabled };
     });
   }
 

@@ -12,14 +12,15 @@ const CAPSULE_CMD = 0x04;
 const PDU_HEADER_BYTES = 8;
 const SQE_BYTES = 64;
 
-/** The first of them that is in it, whole or with its data to come. */
-export function commandIn(data: Buffer): MoveCommand | undefined {
+/** Those that are in it, whole or with their data to come. */
+export function commandsIn(data: Buffer): readonly MoveCommand[] {
+  const found: MoveCommand[] = [];
   for (let at = 0; at + PDU_HEADER_BYTES <= data.length; at += data.readUInt32LE(at + 4) || data.length) {
     if (data[at] !== CAPSULE_CMD || at + PDU_HEADER_BYTES + SQE_BYTES > data.length) continue;
     const command = nameOf(data.subarray(at + PDU_HEADER_BYTES));
-    if (command !== undefined) return command;
+    if (command !== undefined) found.push(command);
   }
-  return undefined;
+  return found;
 }
 
 function nameOf(sqe: Buffer): MoveCommand | undefined {

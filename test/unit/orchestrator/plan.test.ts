@@ -256,6 +256,10 @@ describe('makePlan', () => {
     expect(functionDifferences(undefined, undefined, 'X')).to.deep.equal([]);
     for (const [other, says] of [
       [{ ...theirs, isEnabled: true }, /X is enabled, a guest uses it: shut that down first/],
+      [
+        { ...theirs, isEnabled: true, isSuspended: true },
+        /X is enabled, suspended, as a move leaves it .*start its process anew/,
+      ],
       [{ ...theirs, vectors: 2 }, /X has 2 vectors .*, the source's 4 vectors/],
       [{ ...theirs, configBytes: 256 }, /256 bytes of config space.*same --vectors and --queues/],
       [{ ...theirs, ioQueuesMax: 1 }, /X has 1 I\/O queues, the source's 3/],
