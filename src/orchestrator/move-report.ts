@@ -30,11 +30,38 @@ export interface NamespaceReport {
   heat: readonly (readonly number[])[];
 }
 
+/** What ended a move, or keeps it from its end. */
+export interface MoveFailure {
+  /** In which it happened. */
+  readonly step: string;
+  /** Stable, for programs. */
+  readonly code: string;
+  readonly message: string;
+  /** What it came from, the nearest first. */
+  readonly causes: readonly string[];
+}
+
+/** A step of a rollback, at its end. */
+export interface UndoneStep {
+  readonly step: string;
+  /** The end that it needs. */
+  readonly end: 'source' | 'destination' | undefined;
+  /** `left`: it has to be tried again, by `--abort`. */
+  state: 'undone' | 'left';
+  /** Why attempts failed, each once. */
+  readonly said: string[];
+}
+
 export interface MoveReport {
+  /** `under-way`: also if something is left to do. */
   outcome: 'moved' | 'as-before' | 'under-way';
   readonly source: string;
   readonly destination: string;
   record: MoveRecord | undefined;
+  /** Of a move that did not come to its end; undefined if it did. */
+  failure: MoveFailure | undefined;
+  /** In the order in which it was done. */
+  readonly undone: UndoneStep[];
   readonly steps: StepTime[];
   readonly rounds: RoundReport[];
   namespaces: NamespaceReport[];

@@ -7,8 +7,9 @@ import { NvmeofError } from '../util/error.ts';
 import type { FenceState } from './end.ts';
 import type { JournalEntry } from './journal.ts';
 import { all, isSuperseded, MoveError, type MoveErrorCode, type MoveOutcome, messageOf } from './move-error.ts';
+import { failureOf } from './move-failure.ts';
 import type { MoveOptions } from './move-options.ts';
-import type { MoveReport, StepTime } from './move-report.ts';
+import type { MoveReport, StepTime, UndoneStep } from './move-report.ts';
 import type { MovePlan, MoveRecord, PlannedNamespace } from './move-spec.ts';
 import { type MoveStatus, moveStatus } from './move-status.ts';
 import { MoveWork, patienceMsOf, retryMsOf } from './move-work.ts';
@@ -53,6 +54,8 @@ export class Move {
       source: source.name,
       destination: destination.name,
       record: undefined,
+      failure: undefined,
+      undone: [],
       steps: [],
       rounds: [],
       namespaces: [],
@@ -146,8 +149,10 @@ export class Move {
         throw stateError('The move is committed: what was written at the destination since would be lost; resume it');
       }
       if (phase === 'none' || record === undefined) throw stateError('The journal is empty: there is nothing to abort');
-      if (phase === 'as-before') this.#end('as-before');
-      else await this.#rollBack(this.#begin(record, 0));
+      if (phase === 'as-before') {
+        this.#report.failure = this.status.failure;
+        this.#end('as-before');
+      } else await this.#rollBackOther(record);
     });
   }
 
@@ -160,9 +165,11 @@ export class Move {
       const { phase, record } = this.status;
       if (phase === 'none' || record === undefined)
         throw stateError('The journal is empty: there is nothing to resume');
-      if (phase === 'moved' || phase === 'as-before') this.#end(phase);
-      else if (phase === 'committed') await this.#forward(this.#begin(record, 0));
-      else await this.#rollBack(this.#begin(record, 0));
+      if (phase === 'moved' || phase === 'as-before') {
+        this.#report.failure = this.status.failure;
+        this.#end(phase);
+      } else if (phase === 'committed') await this.#forward(this.#begin(record, 0));
+      else await this.#rollBackOther(record);
     });
   }
 
@@ -170,7 +177,12 @@ export class Move {
     assert(!this.#isRunning, 'A move runs once');
     this.#isRunning = true;
     this.#waitUntil(undefined);
-    await act();
+    try {
+      await act();
+    } catch (error) {
+      if (error instanceof MoveError) this.#report.failure ??= failureOf(this.#step, error.code, error);
+      throw error;
+    }
     return this.report;
   }
 
@@ -353,20 +365,34 @@ export class Move {
         : isSuperseded(error)
           ? 'NVMEOF_ERR_MOVE_SUPERSEDED'
           : 'NVMEOF_ERR_MOVE_FAILED';
-    const step = this.#report.steps.at(-1)?.step ?? PLAN_ENTRY;
-    const what = error instanceof MoveError ? error.message : `Step ${step} failed: ${messageOf(error)}`;
+    const what = error instanceof MoveError ? error.message : `Step ${this.#step} failed: ${messageOf(error)}`;
+    this.#report.failure = failureOf(this.#step, code, error, what);
     await this.#rollBack(work, what);
     throw new MoveError(code, `${what}; everything is as before`, 'as-before', { cause: error });
   }
 
+  /** The step under way, or the last one. */
+  get #step(): string {
+    return this.#report.steps.at(-1)?.step ?? PLAN_ENTRY;
+  }
+
+  /** Of a move that another process has begun. */
+  async #rollBackOther(record: MoveRecord): Promise<void> {
+    this.#report.failure = this.status.failure;
+    await this.#rollBack(this.#begin(record, 0));
+  }
+
   async #rollBack(work: MoveWork, reason?: string): Promise<void> {
     const { clock, tuning, journal } = this.#options;
+    const { failure } = this.#report;
     this.#limit?.cancel();
-    await this.#tryNote({
-      step: ROLLBACK_ENTRY,
-      state: 'begun',
-      ...(reason === undefined ? {} : { detail: { reason } }),
-    });
+    const detail = failure && {
+      reason: failure.message,
+      step: failure.step,
+      code: failure.code,
+      causes: failure.causes,
+    };
+    await this.#tryNote({ step: ROLLBACK_ENTRY, state: 'begun', ...(detail === undefined ? {} : { detail }) });
     const deadlineMs = clock.nowMs() + patienceMsOf(tuning);
     this.#waitUntil(deadlineMs);
     const has = (name: string, state: JournalEntry['state']): boolean =>
@@ -381,24 +407,37 @@ export class Move {
       undo: (step) => this.#undo(step, work),
       onUrgentDone: () => this.#goesOn(),
     });
+    for (const { step } of left) this.#undone(step).state = 'left';
     if (left.length > 0) throw unfinished(left, reason);
     this.#waitUntil(undefined);
     await this.#tryNote({ step: MOVE_ENTRY, state: 'undone' });
     this.#end('as-before');
   }
 
+  /** Its line of the report. */
+  #undone({ name, undoneAt }: Step): UndoneStep {
+    const known = this.#report.undone.find(({ step }) => step === name);
+    if (known !== undefined) return known;
+    const line: UndoneStep = { step: name, end: undoneAt, state: 'left', said: [] };
+    this.#report.undone.push(line);
+    return line;
+  }
+
   /** @throws if it has to be tried again */
   async #undo(step: Step, work: MoveWork): Promise<void> {
     const { onEvent } = this.#options;
+    const line = this.#undone(step);
     try {
       await step.undo?.(this.#deps(work));
     } catch (error) {
+      if (!line.said.includes(messageOf(error))) line.said.push(messageOf(error));
       if (step.undoing !== 'once') {
         onEvent?.({ event: 'retry', step: step.name, message: messageOf(error) });
         throw error;
       }
       work.warn(`Step ${step.name} could not be undone and ends with the connection: ${messageOf(error)}`);
     }
+    line.state = 'undone';
     await this.#tryNote({ step: step.name, state: 'undone' });
     onEvent?.({ event: 'step', step: step.name, state: 'undone' });
   }

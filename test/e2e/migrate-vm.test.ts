@@ -228,7 +228,13 @@ socket.on('end', () => {
       killAt: { step: 'pre-copy', state: 'taken' },
     });
     expect(await killed.ended, killed.stderr).to.equal(null);
+    const because =
+      /^because in step pre-copy: The orchestrator that began it ended in step pre-copy, without saying why/m;
+    const status = await cli(['migrate', '--status', '--journal', path('journal')]);
+    expect(status.stdout, status.stderr).to.match(because);
     const undone = await cli(['migrate', '--resume', '--journal', path('journal')]);
+    expect(undone.stdout, undone.stderr).to.match(because);
+    expect(undone.stdout).to.match(/^undone at the source: pre-copy$/m);
     expect(undone.stdout, undone.stderr).to.match(/^as before, at nvme\+tcp:/m);
     expect(calls, 'nothing was stopped').to.deep.equal([]);
     const moved = await migrate(...memory(), '--verify', 'full', '--output', 'json');

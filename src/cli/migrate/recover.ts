@@ -3,12 +3,13 @@ import { access } from 'node:fs/promises';
 import { Journal } from '../../orchestrator/journal.ts';
 import { Move } from '../../orchestrator/move.ts';
 import { type MoveStatus, moveStatus } from '../../orchestrator/move-status.ts';
+import { ROLLBACK_ENTRY } from '../../orchestrator/steps.ts';
 import { systemClock } from '../../util/clock.ts';
 import { ConfigError } from '../../util/error.ts';
 import { contextIn, reachableEnds } from './ends.ts';
 import type { MigrateFlags } from './flags.ts';
 import { reportJson, writeReport } from './report-file.ts';
-import { reportText } from './report-text.ts';
+import { failureLines, reportText } from './report-text.ts';
 import { withRemedy } from './run.ts';
 import { Teller } from './say.ts';
 
@@ -41,7 +42,7 @@ export async function recoverMove(flags: MigrateFlags): Promise<void> {
   }
 }
 
-function sayStatus({ phase, record, step, done }: MoveStatus, teller: Teller): void {
+function sayStatus({ phase, record, step, done, undone, failure }: MoveStatus, teller: Teller): void {
   const lines = [PHASES[phase]];
   if (record !== undefined) {
     const { controller } = record.spec;
@@ -52,12 +53,16 @@ function sayStatus({ phase, record, step, done }: MoveStatus, teller: Teller): v
     lines.push(`from ${context.source.uri}`, `to   ${context.destination.uri}`);
   }
   if (done.length > 0) lines.push(`done: ${done.join(', ')}`);
-  if (step !== undefined) lines.push(`begun, and perhaps done: ${step}`);
+  if (step !== undefined && step !== ROLLBACK_ENTRY) lines.push(`begun, and perhaps done: ${step}`);
+  if (failure !== undefined) lines.push(...failureLines(failure));
+  if (undone.length > 0) lines.push(`undone: ${undone.join(', ')}`);
   teller.line(lines.join('\n'), {
     event: 'status',
     phase,
     step: step ?? null,
     done,
+    undone,
+    failure: failure ?? null,
     ...(record === undefined ? {} : { record }),
   });
 }

@@ -1,5 +1,6 @@
 /** The report of a move as one page that needs nothing else: figures, how the copying converged, and where the blocks were that changed. */
 import { bytesOf, type MoveReport, type NamespaceReport } from '../../orchestrator/move-report.ts';
+import { undoneText } from './report-text.ts';
 import { bytesText, durationText, rateText } from './units.ts';
 
 const WIDTH = 880;
@@ -25,8 +26,14 @@ const STYLE = `
   .key-dirty { color: var(--dirty) } .key-pause { color: var(--pause) }
 `;
 
+const TITLES: Readonly<Record<MoveReport['outcome'], string>> = {
+  moved: 'Moved',
+  'as-before': 'As before',
+  'under-way': 'Not over',
+};
+
 export function reportHtml(report: MoveReport): string {
-  const title = report.outcome === 'moved' ? 'Moved' : 'As before';
+  const title = TITLES[report.outcome];
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -38,6 +45,7 @@ export function reportHtml(report: MoveReport): string {
 <body>
 <h1>${title}</h1>
 <p class="faint">${escaped(report.record?.subnqn ?? '')}<br>from ${escaped(report.source)}<br>to ${escaped(report.destination)}</p>
+${why(report)}
 ${figures(report)}
 ${report.rounds.length === 0 ? '' : `<h2>Convergence</h2>\n${plot(report)}`}
 ${report.namespaces.map(heatMap).join('\n')}
@@ -50,6 +58,18 @@ ${report.warnings.length === 0 ? '' : `<h2>Warnings</h2>\n<ul>${report.warnings.
 </body>
 </html>
 `;
+}
+
+/** Of a move that did not come to its end: what began the rollback, where, and what was taken back. */
+function why({ failure, undone }: MoveReport): string {
+  if (failure === undefined) return '';
+  const { step, code, message, causes } = failure;
+  const from = causes.length === 0 ? '' : `<ul>${causes.map((cause) => `<li>${escaped(cause)}</li>`).join('')}</ul>`;
+  const where = step === '' ? '' : `In step ${escaped(step)}: `;
+  const text = `<h2>Why</h2>\n<p>${where}${escaped(message)} <span class="faint">${escaped(code)}</span></p>${from}`;
+  if (undone.length === 0) return text;
+  const rows = undone.map((line) => [line.step, undoneText(line), line.said.join('; ')]);
+  return `${text}\n<h2>Taken back</h2>\n${table(['step', '', 'what failed on the way'], rows)}`;
 }
 
 function figures(report: MoveReport): string {

@@ -1,12 +1,31 @@
-import { bytesOf, type MoveReport } from '../../orchestrator/move-report.ts';
+import { bytesOf, type MoveFailure, type MoveReport, type UndoneStep } from '../../orchestrator/move-report.ts';
 import { bytesText, durationText, rateText } from './units.ts';
+
+const OUTCOMES: Readonly<Record<MoveReport['outcome'], (report: MoveReport) => string>> = {
+  moved: ({ destination }) => `moved to ${destination}`,
+  'as-before': ({ source }) => `as before, at ${source}`,
+  'under-way': () => 'not over: something is left to do',
+};
+
+/** Why it did not come to its end. */
+export function failureLines({ step, code, message, causes }: MoveFailure): string[] {
+  const where = step === '' ? '' : ` in step ${step}`;
+  return [`because${where}: ${message} (${code})`, ...causes.map((cause) => `  from ${cause}`)];
+}
+
+export function undoneText({ state, end }: UndoneStep): string {
+  const what = state === 'undone' ? 'undone' : 'left to undo';
+  return end === undefined ? what : `${what} at the ${end}`;
+}
 
 /** The end of a move, in words. */
 export function reportText(report: MoveReport): string {
-  const { outcome, rounds, steps, namespaces, warnings, memory } = report;
+  const { outcome, failure, undone, rounds, steps, namespaces, warnings, memory } = report;
   const { minimum, moved } = bytesOf(report);
   const lines = [
-    outcome === 'moved' ? `moved to ${report.destination}` : `as before, at ${report.source}`,
+    OUTCOMES[outcome](report),
+    ...(failure === undefined ? [] : failureLines(failure)),
+    ...undone.map((step) => `${undoneText(step)}: ${step.step}${step.said.map((text) => `; ${text}`).join('')}`),
     `total ${durationText(report.totalMs)}${report.blackoutMs === undefined ? '' : `, pause ${durationText(report.blackoutMs)}`}${
       report.blackoutForecastMs === undefined || !Number.isFinite(report.blackoutForecastMs)
         ? ''

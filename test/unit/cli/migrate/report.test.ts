@@ -46,6 +46,8 @@ function made(fields: Partial<MoveReport> = {}): MoveReport {
     ],
     memory: undefined,
     restarts: 0,
+    failure: undefined,
+    undone: [],
     queueOverflows: 0,
     throttledTo: undefined,
     verification: 'full',
@@ -132,6 +134,48 @@ describe('report of a move', () => {
     it('takes names as text', () => {
       expect(html).to.include('nqn.2026-01.test:&lt;moved&gt;').and.not.include('<moved>');
       expect(html).to.include('the peer &lt;b&gt; is old');
+    });
+
+    const failure = {
+      step: 'pre-copy<i>',
+      code: 'NVMEOF_ERR_MOVE_FAILED',
+      message: 'Step pre-copy failed: <script>alert("1")</script> & more at nvme+tcp://10.0.0.1:4420/nqn:"><img>',
+      causes: ['NVMEOF_ERR_PATH: <b>cut</b>'],
+    };
+    const undone: MoveReport['undone'] = [
+      { step: 'close-source', end: 'source', state: 'undone', said: ['</td><td>A & B'] },
+      { step: 'close-destination', end: 'destination', state: 'left', said: [] },
+    ];
+
+    it('says why it is as before: the error, its step, what was taken back at which end; hostile names as text', () => {
+      const page = reportHtml(made({ outcome: 'as-before', failure, undone }));
+      expect(page).to.include('<h1>As before</h1>');
+      expect(page).to.include(
+        '<p>In step pre-copy&lt;i&gt;: Step pre-copy failed: &lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt; &amp; more at ' +
+          'nvme+tcp://10.0.0.1:4420/nqn:&quot;&gt;&lt;img&gt; <span class="faint">NVMEOF_ERR_MOVE_FAILED</span></p>' +
+          '<ul><li>NVMEOF_ERR_PATH: &lt;b&gt;cut&lt;/b&gt;</li></ul>',
+      );
+      expect(page).to.include(
+        '<td>close-source</td><td class="n">undone at the source</td><td class="n">&lt;/td&gt;&lt;td&gt;A &amp; B</td>',
+      );
+      expect(page).to.include('<td>close-destination</td><td class="n">left to undo at the destination</td>');
+      expect(page).not.to.match(/<script|<img|<b>|undefined/);
+      expect(html, 'nothing of the sort for one that moved').not.to.match(/<h2>(Why|Taken back)/);
+      expect(reportHtml(made({ outcome: 'under-way', failure }))).to.include('<h1>Not over</h1>');
+    });
+
+    it('text and JSON say it as well', () => {
+      const report = made({ outcome: 'as-before', failure, undone });
+      const lines = reportText(report).split('\n');
+      expect(lines[0]).to.match(/^as before, at /);
+      expect(lines[1]).to.match(/^because in step pre-copy<i>: Step pre-copy failed: .* \(NVMEOF_ERR_MOVE_FAILED\)$/);
+      expect(lines[2]).to.equal('  from NVMEOF_ERR_PATH: <b>cut</b>');
+      expect(lines[3]).to.equal('undone at the source: close-source; </td><td>A & B');
+      expect(lines[4]).to.equal('left to undo at the destination: close-destination');
+      expect(JSON.parse(JSON.stringify(reportJson(report)))).to.deep.include({ failure, undone });
+      expect(reportText(made({ outcome: 'under-way', failure }))).to.match(
+        /^not over: something is left to do\nbecause/,
+      );
     });
 
     it('is whole for a move that came to nothing', () => {

@@ -63,6 +63,8 @@ function emptyReport(): MoveReport {
     namespaces: [],
     memory: undefined,
     restarts: 0,
+    failure: undefined,
+    undone: [],
     queueOverflows: 0,
     throttledTo: undefined,
     verification: 'none',
