@@ -101,7 +101,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
     // each port goes and comes back
     for (const left of [2, 1]) {
       target.reload(config({}, [left]));
-      await vm.run(`not_live() { ! all_live ${nqn}; }; wait_for 60 not_live`);
+      await vm.run(`not_live() { ! all_live ${nqn}; }; wait_for 90 not_live`);
       await sleep(1500);
       target.reload(config());
       await vm.run(`wait_for 120 all_live ${nqn}`, patient);
@@ -213,7 +213,7 @@ describe('Several paths and ANA, Linux 6.12', function () {
   }
 
   async function known(first: string, second: string): Promise<void> {
-    const script = `${where} ana_states() { ${anaStatesScript} }; is() { [ "$(ana_states | tr '\\n' ' ')" = "$1 $2 " ]; }; wait_for 60 is ${first} ${second} || { ana_states >&2; exit 1; }`;
+    const script = `${where} ana_states() { ${anaStatesScript} }; is() { [ "$(ana_states | tr '\\n' ' ')" = "$1 $2 " ]; }; wait_for 90 is ${first} ${second} || { ana_states >&2; exit 1; }`;
     await vm.run(script, patient);
   }
 });
@@ -232,11 +232,11 @@ const connectBoth = `
 modprobe nvme-tcp
 [ "$(cat /sys/module/nvme_core/parameters/multipath)" = Y ]
 for port in $port1 $port2; do
-  nvme connect -t tcp -a $address -s $port -n ${nqn} -i 2 --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 > /dev/null
+  quietly nvme connect -t tcp -a $address -s $port -n ${nqn} -i 2 --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120
 done
-wait_for 30 has_namespace ${nqn} 1
+wait_for 90 has_namespace ${nqn} 1
 two_paths() { [ "$(ls -d /sys/class/nvme/nvme*/nvme*c*n* | wc -l)" = 2 ]; }
-wait_for 30 two_paths
+wait_for 90 two_paths
 `;
 
 /** The state of each path, that by the first port first. */

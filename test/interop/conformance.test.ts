@@ -147,7 +147,7 @@ set +e
 trap '[ -n "\${device:-}" ] && timeout 60 dd if=$device of=/dev/null bs=4096 count=1 iflag=direct status=none; remove_controllers ${nqn}' EXIT
 add_controller ${machineAddress} ${port} ${nqn} nr_io_queues=1 keep_alive_tmo=30 reconnect_delay=1 ctrl_loss_tmo=30 ${digests} || exit 1
 [ ${one.action} = connect ] && exit 0
-wait_for 60 has_namespace ${nqn} 1 || exit 1
+wait_for 90 has_namespace ${nqn} 1 || exit 1
 device=$(namespace_of ${nqn} 1)
 ${use}`;
   return vm.exec(script, { timeoutMs: 400_000 });

@@ -15,7 +15,7 @@ const secondNqn = 'nqn.2026-01.test.nvmeferry:second';
 const manySubsystems = 300;
 
 describe('Discovery service: nvme-cli and nvme-stas', function () {
-  this.timeout(180_000);
+  this.timeout(600_000);
 
   let vm: GuestVm;
   let target: TargetProcess;
@@ -82,20 +82,20 @@ describe('Discovery service: nvme-cli and nvme-stas', function () {
   it('a persistent connection is told of a change, and connect-all on it connects what is new', async () => {
     await vm.run(`${where}
       nvme connect-all -t tcp -a $address -s $discovery --persistent --keep-alive-tmo=30
-      wait_for 20 has_namespace $first 1
+      wait_for 90 has_namespace $first 1
       [ "$(discovery_controller_nqn)" = $discovery_nqn ]
       nohup udevadm monitor --kernel --property > /run/uevents 2>&1 &
-      wait_for 10 grep -q 'print the received' /run/uevents`);
+      wait_for 90 grep -q 'print the received' /run/uevents`);
     target.reload(config([firstNqn, secondNqn]));
     await vm.run(`${where}
-      wait_for 20 grep -q '^NVME_AEN=0x70f002' /run/uevents
+      wait_for 90 grep -q '^NVME_AEN=0x70f002' /run/uevents
       pkill udevadm
       nvme connect-all --device=$(discovery_controller) -t tcp -a $address -s $discovery --keep-alive-tmo=30
-      wait_for 20 has_namespace $second 1
+      wait_for 90 has_namespace $second 1
       has_namespace $first 1
       nvme disconnect-all
-      wait_for 20 no_controllers $first
-      wait_for 20 no_controllers $discovery_nqn`);
+      wait_for 90 no_controllers $first
+      wait_for 90 no_controllers $discovery_nqn`);
   });
 
   it(`nvme discover reads ${manySubsystems} entries in pieces`, async () => {
@@ -104,40 +104,40 @@ describe('Discovery service: nvme-cli and nvme-stas', function () {
     target.reload({ ...bare, subsystems: many.map((nqn) => ({ nqn })) });
     const counted = await vm.run(`${where}
       listed() { nvme discover -t tcp -a $address -s $discovery -o json > /run/log.json && [ "$(jq '.records | length' /run/log.json)" = ${1 + 2 * manySubsystems} ]; }
-      wait_for 40 listed
+      wait_for 90 listed
       jq -r '.records[] | select(.subtype == "nvme subsystem") | .subnqn' /run/log.json | sort -u | wc -l`);
     expect(Number(counted)).to.equal(manySubsystems);
     target.reload(config([firstNqn]));
   });
 
   it('nvme-stas keeps a connection to it, connects what it lists, and follows what comes and goes', async function () {
-    this.timeout(400_000);
+    this.timeout(600_000);
     const stas = `${where}
       discovers() { [ "$(discovery_controller_nqn 2> /dev/null)" = $discovery_nqn ]; }
       paths_of_first() { [ "$(controllers_of $first | wc -l)" = $1 ] && all_live $first; };`; // (ends with a semicolon: more follows on its line)
     await vm.run(
       `${stas} start_stas $address $discovery
       wait_for 150 discovers
-      wait_for 60 has_namespace $first 1`,
-      { timeoutMs: 230_000 },
+      wait_for 90 has_namespace $first 1`,
+      { timeoutMs: 300_000 },
     );
     // a subsystem comes, then a second port for the first one, then both go
     target.reload(config([firstNqn, secondNqn]));
-    await vm.run(`${stas} wait_for 50 has_namespace $second 1; paths_of_first 1`);
+    await vm.run(`${stas} wait_for 90 has_namespace $second 1; paths_of_first 1`);
     target.reload(config([firstNqn, secondNqn], [firstNqn]));
-    await vm.run(`${stas} wait_for 50 paths_of_first 2`);
+    await vm.run(`${stas} wait_for 90 paths_of_first 2`);
     target.reload(config([firstNqn]));
     const left = await vm.run(
       `${stas}
-      wait_for 50 no_controllers $second
-      wait_for 50 paths_of_first 1
+      wait_for 90 no_controllers $second
+      wait_for 90 paths_of_first 1
       cat /sys/class/nvme/$(controllers_of $first)/address
       stacctl ls
       discovers
       stop_stas
       nvme disconnect-all
-      wait_for 20 no_controllers $first`,
-      { timeoutMs: 150_000 },
+      wait_for 90 no_controllers $first`,
+      { timeoutMs: 300_000 },
     );
     const [port] = ports;
     const endOfLine = left.indexOf('\n');

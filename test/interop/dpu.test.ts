@@ -23,7 +23,7 @@ const REMOTE_LINUX = 4;
 const trouble = kernelTrouble();
 
 describe('nvmeferry dpu in a Linux guest', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
 
   let far: TargetProcess;
   let dpu: TargetProcess;
@@ -50,7 +50,7 @@ describe('nvmeferry dpu in a Linux guest', function () {
       ...more,
     });
   /** Binds the driver; in scripts, `disk NSID` is the block device. */
-  const run = (script: string, timeoutMs = 120_000): Promise<string> =>
+  const run = (script: string, timeoutMs = 300_000): Promise<string> =>
     vm.run(`disk() { namespace_of ${NQN} "$1"; }; ${script}`, { timeoutMs });
   const load = (nsid: number, mebibytes: number): Promise<string> =>
     run(
@@ -98,7 +98,7 @@ describe('nvmeferry dpu in a Linux guest', function () {
   });
 
   it('binds with a queue per CPU, and says who it is', async () => {
-    await run(`modprobe nvme; for nsid in 1 2 3; do wait_for 30 has_namespace ${NQN} $nsid; done`);
+    await run(`modprobe nvme; for nsid in 1 2 3; do wait_for 90 has_namespace ${NQN} $nsid; done`);
     const said = (await vm.kernelLog()).filter((line) => /nvme nvme0/.test(line)).join('\n');
     expect(said).to.match(/2\/0\/0 default\/read\/poll queues/);
     const id = JSON.parse(await run('nvme id-ctrl /dev/nvme0 -o json')) as Record<string, unknown>;
@@ -128,11 +128,11 @@ describe('nvmeferry dpu in a Linux guest', function () {
       backend: { type: 'remote', uri: `nvme+tcp://127.0.0.1:${nvmetPort}/${LINUX}?nsid=1&keep-alive-tmo=30` },
     });
     dpu.reload(config('vm'));
-    await run(`wait_for 60 has_namespace ${NQN} ${REMOTE_LINUX}`);
+    await run(`wait_for 90 has_namespace ${NQN} ${REMOTE_LINUX}`);
     expect(await load(REMOTE_LINUX, 4)).to.equal('verified\n');
     namespaces.pop();
     dpu.reload(config('vm'));
-    await run(`gone() { ! has_namespace ${NQN} ${REMOTE_LINUX}; }; wait_for 60 gone`);
+    await run(`gone() { ! has_namespace ${NQN} ${REMOTE_LINUX}; }; wait_for 90 gone`);
   });
 
   it('the far target goes and comes back under I/O: the guest sees no error', async () => {
@@ -174,8 +174,8 @@ describe('nvmeferry dpu in a Linux guest', function () {
       nvme reset /dev/nvme0; (cd /mnt && find . -type f | sort | xargs sha256sum > /run/sums && sha256sum -c --quiet /run/sums)
       umount /mnt`);
     await run(`address=$(basename $(readlink -f /sys/class/nvme/nvme0/device)); echo $address > /run/address
-      echo $address > /sys/bus/pci/drivers/nvme/unbind; gone() { [ -z "$(controllers_of ${NQN})" ]; }; wait_for 20 gone
-      echo $address > /sys/bus/pci/drivers/nvme/bind; wait_for 30 has_namespace ${NQN} ${FILE}`);
+      echo $address > /sys/bus/pci/drivers/nvme/unbind; gone() { [ -z "$(controllers_of ${NQN})" ]; }; wait_for 90 gone
+      echo $address > /sys/bus/pci/drivers/nvme/bind; wait_for 90 has_namespace ${NQN} ${FILE}`);
     await run(
       'echo 1 > /sys/bus/pci/devices/$(cat /run/address)/reset; sleep 0.5; nvme id-ctrl /dev/nvme0 > /dev/null',
     );
@@ -188,7 +188,7 @@ describe('nvmeferry dpu in a Linux guest', function () {
   it('a power cycle of the VM, with pin interrupts this time: the controller stays, the data are intact', async () => {
     await vm.stop();
     vm = await boot({ kernelArgs: ['pci=nomsi'] });
-    await run(`modprobe nvme; wait_for 30 has_namespace ${NQN} ${FILE}`);
+    await run(`modprobe nvme; wait_for 90 has_namespace ${NQN} ${FILE}`);
     await run(`mount $(disk ${FILE}) /mnt && (cd /mnt && sha256sum -c --quiet sums) && umount /mnt`);
     expect(await load(MEMORY, 1)).to.equal('verified\n');
     expect(await run('grep nvme /proc/interrupts')).to.match(/IO-APIC/);
@@ -204,12 +204,12 @@ describe('nvmeferry dpu in a Linux guest', function () {
     await run(
       `nvme id-ctrl /dev/nvme0 > /dev/null 2>&1 || true; echo 1 > /sys/bus/pci/devices/$(basename $(readlink -f /sys/class/nvme/nvme0/device))/remove
        gone() { [ -z "$(controllers_of ${NQN})" ]; }; wait_for 90 gone; ${waits(60)}`,
-      150_000,
+      300_000,
     );
     dpu.configure(config('second'));
     await dpu.restart();
     await vm.qmp('device_add', JSON.parse(device(socket('second'), { id: 'dpu1', bus: 'port1' })) as object as never);
-    await run(`wait_for 60 has_namespace ${NQN} ${FILE}`);
+    await run(`wait_for 90 has_namespace ${NQN} ${FILE}`);
     await run(`mount $(disk ${FILE}) /mnt && (cd /mnt && sha256sum -c --quiet sums) && umount /mnt`);
     expect(await load(REMOTE, 1)).to.equal('verified\n');
   });

@@ -15,7 +15,7 @@ const controllerPort = 4420;
 const hostPort = 50_000;
 
 describe('Capture and dissection', function () {
-  this.timeout(60_000);
+  this.timeout(600_000);
 
   const icreq = pdu(0, { bytes: 128 });
   const icresp = pdu(1, { bytes: 128 });
@@ -129,7 +129,7 @@ describe('Captures out of order', () => {
 });
 
 describe('Linux host on Linux target in one guest', function () {
-  this.timeout(240_000);
+  this.timeout(600_000);
 
   // the other suites find out about each kernel
   const kernels: readonly GuestKernel[] = process.env.NVMEFERRY_INTEROP === 'full' ? ['6.12', '7.x'] : ['6.12'];
@@ -137,7 +137,7 @@ describe('Linux host on Linux target in one guest', function () {
     it(`kernel ${kernel}: discovers, connects, keeps data, and tshark agrees`, async () => {
       await using vm = await GuestVm.start({ kernel, cpus: 2 });
       expect((await vm.run('uname -r')).trim()).to.equal(kernelRelease(kernel));
-      const output = await vm.run(linuxOnLinux, { timeoutMs: 180_000 });
+      const output = await vm.run(linuxOnLinux, { timeoutMs: 300_000 });
       expect(output).to.include('verified 512\n').and.include('verified 4k\n').and.include('verified 1m\n');
 
       const found = await dissectBytes(await vm.readFile('/tmp/capture.pcap'), { ports: [4420] });
@@ -154,7 +154,7 @@ nvmet_subsystem nqn.2026-01.test:a /dev/nullb0
 nvmet_port 1 127.0.0.1 4420 nqn.2026-01.test:a
 modprobe nvme-tcp
 tcpdump -Z root -i lo -s 0 -B 65536 -w /tmp/capture.pcap tcp port 4420 2> /tmp/tcpdump.log &
-wait_for 10 grep -q listening /tmp/tcpdump.log
+wait_for 90 grep -q listening /tmp/tcpdump.log
 nvme discover -t tcp -a 127.0.0.1 -s 4420 -o json | jq -e '[.records[].subnqn] | contains(["nqn.2026-01.test:a"])'
 verify() {
   fio --name=v --filename="$1" --rw=randrw --bs="$2" --iodepth="$3" --size="$4" --verify=crc32c --ioengine=libaio --direct=1 > /tmp/fio.log

@@ -17,7 +17,7 @@ const nqn = 'nqn.2026-01.test.nvmeferry:io';
 const ssdNqn = 'nqn.2026-01.test.linux:ssd';
 
 describe('I/O commands with Linux 6.12 and nvme-cli', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
 
   let vm: GuestVm;
   let target: TargetProcess;
@@ -81,7 +81,7 @@ describe('I/O commands with Linux 6.12 and nvme-cli', function () {
   for (const nsid of [1, 2]) {
     const backend = nsid === 1 ? 'memory' : 'a file';
     it(`nvme-cli on our target, on ${backend}`, async () => {
-      const answers = answersOf(await vm.run(`${where} nsid=${nsid}; ${ioCommands}`, { timeoutMs: 200_000 }));
+      const answers = answersOf(await vm.run(`${where} nsid=${nsid}; ${ioCommands}`, { timeoutMs: 300_000 }));
       const said = (name: string): string => answers.get(name)?.trim() ?? `no answer called ${name}`;
       expect(said('compare')).to.match(/compare: Success/i);
       expect(said('compare different')).to.match(/Compare Failure/i);
@@ -107,7 +107,7 @@ describe('I/O commands with Linux 6.12 and nvme-cli', function () {
   }
 
   it('our verbs on nvmet with the emulated SSD: compare, verify, copy; what it has not is said', async () => {
-    await vm.run(`wait_for 20 [ -b /dev/nvme0n1 ]
+    await vm.run(`wait_for 90 [ -b /dev/nvme0n1 ]
       nvmet_passthru ${ssdNqn} /dev/nvme0
       nvmet_port 1 0.0.0.0 ${ssdPort} ${ssdNqn}`);
     const uri = `nvme+tcp://127.0.0.1:${ssdPort}/${ssdNqn}?nsid=1`;
@@ -152,7 +152,7 @@ describe('I/O commands with Linux 6.12 and nvme-cli', function () {
 /** nvme-cli's verbs on namespace $nsid: each says how it ended. */
 const ioCommands = `
 connect_to $address $port $nqn -i 1 > /dev/null
-wait_for 30 has_namespace $nqn $nsid
+wait_for 90 has_namespace $nqn $nsid
 device=$(namespace_of $nqn $nsid)
 controller=/dev/$(controllers_of $nqn)
 dd if=/dev/urandom of=data bs=512 count=16 status=none

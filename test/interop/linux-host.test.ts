@@ -32,7 +32,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
   const isWhole = kernel === '6.12' || process.env.NVMEFERRY_INTEROP === 'full';
 
   describe(`Linux host ${kernel} on our target`, function () {
-    this.timeout(300_000);
+    this.timeout(600_000);
 
     let vm: GuestVm;
     let target: TargetProcess;
@@ -93,7 +93,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       ? ['', '-g', '-G', '-g -G', '--disable-sqflow', '-g -G --disable-sqflow']
       : ['', '-g -G --disable-sqflow']) {
       it(`connects ${options || 'without digests'} and keeps data`, async () => {
-        const output = await vm.run(`${where} ${checkConnection(`-i 1 ${options}`)}`, { timeoutMs: 120_000 });
+        const output = await vm.run(`${where} ${checkConnection(`-i 1 ${options}`)}`, { timeoutMs: 300_000 });
         expect(output).to.match(/^queue_count 2$/m);
       });
     }
@@ -104,20 +104,20 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       [4, '-i 2 --nr-write-queues=2'],
     ] as const) {
       it(`connects with ${queues} I/O queues`, async () => {
-        const output = await vm.run(`${where} ${checkConnection(options)}`, { timeoutMs: 120_000 });
+        const output = await vm.run(`${where} ${checkConnection(options)}`, { timeoutMs: 300_000 });
         expect(output).to.match(new RegExp(`^queue_count ${queues + 1}$`, 'm'));
       });
     }
 
     for (const entries of isWhole ? [16, 128, 1024] : [1024]) {
       it(`connects with queues of ${entries} entries`, async () => {
-        const output = await vm.run(`${where} ${checkConnection(`-i 1 -Q ${entries}`)}`, { timeoutMs: 120_000 });
+        const output = await vm.run(`${where} ${checkConnection(`-i 1 -Q ${entries}`)}`, { timeoutMs: 300_000 });
         expect(output).to.match(new RegExp(`^sqsize ${entries - 1}$`, 'm'));
       });
     }
 
     it('answers what nvme-cli asks', async () => {
-      const answers = answersOf(await vm.run(`${where} ${askEverything}`, { timeoutMs: 120_000 }));
+      const answers = answersOf(await vm.run(`${where} ${askEverything}`, { timeoutMs: 300_000 }));
       const answer = <T = Record<string, number>>(name: string): T => {
         const text = answers.get(name);
         if (text === undefined) throw new Error(`No answer called ${name}`);
@@ -147,7 +147,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
     });
 
     it('holds a file system: mkfs, copy, unmount, mount again, compare, trim', async () => {
-      await vm.run(`${where} ${fileSystem}`, { timeoutMs: 180_000 });
+      await vm.run(`${where} ${fileSystem}`, { timeoutMs: 300_000 });
       const allocated = (await stat(filePath)).blocks * 512;
       expect(allocated).to.be.below(24 << 20, 'what was deleted and trimmed is a hole in the file again');
     });
@@ -162,19 +162,19 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
             { bs: '64k', depth: 64 },
             { bs: '1m', depth: 1 },
           ];
-      const output = await vm.run(`${where} ${verifiedIo(jobs)}`, { timeoutMs: 280_000 });
+      const output = await vm.run(`${where} ${verifiedIo(jobs)}`, { timeoutMs: 300_000 });
       expect(output.match(/^verified /gm)).to.have.lengthOf(2 * jobs.length);
     });
 
     it('reads zeroes where blocks were discarded or zeroed, and only there', async () => {
-      await vm.run(`${where} ${discard}`, { timeoutMs: 120_000 });
+      await vm.run(`${where} ${discard}`, { timeoutMs: 300_000 });
     });
 
     it('tells connected hosts of a new subsystem and a new namespace without disturbing them', async () => {
       const mark = await vm.markKernelLog();
       await vm.run(`${where} ${watchChanges}`);
       target.reload(withAdditions(config));
-      await vm.run(`${where} ${expectChanges}`, { timeoutMs: 120_000 });
+      await vm.run(`${where} ${expectChanges}`, { timeoutMs: 300_000 });
       expect((await vm.kernelLog(mark)).join('\n')).to.not.match(/reconnect|error recovery/i);
     });
 
@@ -194,7 +194,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
       const mark = await vm.markKernelLog();
       const cutCapture = await Capture.start({ ports: [port, discoveryPort], mayBeCut: true });
       try {
-        await vm.run(`${where} ${startWriters}`, { timeoutMs: 60_000 });
+        await vm.run(`${where} ${startWriters}`, { timeoutMs: 300_000 });
         for (let round = 0; round < kills; round++) {
           await moreAcknowledged(vm, 12);
           await target.kill();
@@ -202,10 +202,10 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
           await sleep(500); // its last answers are counted
           await expectInFile(filePath, await acknowledged(vm));
           await target.restart();
-          await vm.run('wait_for 60 all_live "$(cat /run/nqn)"', { timeoutMs: 90_000 });
+          await vm.run('wait_for 90 all_live "$(cat /run/nqn)"', { timeoutMs: 300_000 });
         }
         await moreAcknowledged(vm, 12);
-        const output = await vm.run(stopWriters, { timeoutMs: 120_000 });
+        const output = await vm.run(stopWriters, { timeoutMs: 300_000 });
         expect(output).to.include('fio verified');
         const count = await acknowledged(vm);
         await expectInFile(filePath, count);
@@ -285,7 +285,7 @@ disconnect_from $memory
 
 const askEverything = `
 device=$(connect_to $address $port $memory -i 1)
-wait_for 30 has_namespace $memory 2
+wait_for 90 has_namespace $memory 2
 controller=/dev/$(controllers_of $memory)
 ask() { local name=$1; shift; echo "### $name"; "$@"; }
 refused() { local name=$1; shift; echo "### $name"; if "$@" 2>&1; then echo 'it was accepted' >&2; return 1; fi; }
@@ -377,7 +377,7 @@ const watchChanges = `
 connect_to $address $port $memory -i 1
 udevadm monitor --kernel --property --subsystem-match=nvme > /run/uevents &
 nvme discover -t tcp -a $address -s $discovery --persistent --keep-alive-tmo=30 -o json | jq .genctr > /run/genctr
-wait_for 30 all_live ${discoveryNqn}
+wait_for 90 all_live ${discoveryNqn}
 rm -f /run/stop /run/fio.result
 { status=0 # one verified pass after the other, until it is told to stop
   while [ ! -e /run/stop ] && [ $status = 0 ]; do
@@ -387,20 +387,20 @@ rm -f /run/stop /run/fio.result
   echo $status > /run/fio.result; } &
 reads() { awk '{ print $1 }' /sys/class/block/$(basename $(namespace_of $memory 2))/stat; }
 busy() { [ $(reads) -gt 50 ]; }
-wait_for 30 busy
+wait_for 90 busy
 `;
 
 const expectChanges = `
-wait_for 30 grep -q NVME_AEN=0x70f002 /run/uevents
+wait_for 90 grep -q NVME_AEN=0x70f002 /run/uevents
 nvme discover -d $(controllers_of ${discoveryNqn}) -o json > /run/log.json
 jq -e --arg late $late '[.records[].subnqn] | contains([$late])' /run/log.json
 [ $(jq .genctr /run/log.json) -gt $(cat /run/genctr) ]
-wait_for 30 has_namespace $memory 3
+wait_for 90 has_namespace $memory 3
 connect_to $address $port $late -i 1
 dd if=$(namespace_of $memory 3) of=/dev/null bs=1M count=4 iflag=direct status=none
 disconnect_from $late
 touch /run/stop
-wait_for 60 [ -e /run/fio.result ]
+wait_for 90 [ -e /run/fio.result ]
 [ $(cat /run/fio.result) = 0 ] || { cat /run/fio.log >&2; exit 1; }
 disconnect_from ${discoveryNqn}
 disconnect_from $memory
@@ -434,12 +434,12 @@ rm -f /run/stop /run/acknowledged /run/fio.result /run/writer.result
       --verify_backlog=512 --ioengine=libaio --direct=1 > /run/fio.log 2>&1 || status=$?
   done
   echo $status > /run/fio.result; } &
-wait_for 30 [ -e /run/acknowledged ]
+wait_for 90 [ -e /run/acknowledged ]
 `;
 
 const stopWriters = `
 touch /run/stop
-wait_for 60 [ -e /run/writer.result ]
+wait_for 90 [ -e /run/writer.result ]
 wait_for 90 [ -e /run/fio.result ]
 [ $(cat /run/writer.result) = 0 ] || { cat /run/writer.err >&2; exit 1; }
 [ $(cat /run/fio.result) = 0 ] || { cat /run/fio.log >&2; exit 1; }
@@ -458,7 +458,7 @@ async function acknowledged(vm: GuestVm): Promise<number> {
 async function moreAcknowledged(vm: GuestVm, blocks: number): Promise<void> {
   await vm.run(
     `first=$(cat /run/acknowledged); more() { [ $(cat /run/acknowledged) -ge $((first + ${blocks})) ]; }; wait_for 100 more`,
-    { timeoutMs: 120_000 },
+    { timeoutMs: 300_000 },
   );
 }
 

@@ -31,7 +31,7 @@ for (const kernel of ['6.12', '7.x'] satisfies GuestKernel[]) {
   const isWhole = kernel === '6.12' || process.env.NVMEFERRY_INTEROP === 'full';
 
   describe(`Our initiator on Linux target ${kernel}`, function () {
-    this.timeout(180_000);
+    this.timeout(600_000);
 
     let vm: GuestVm;
     let capture: Capture;
@@ -399,7 +399,7 @@ for disk in '0 512' '1 4096'; do
   echo 1 > $folder/power
 done
 modprobe brd rd_nr=1 rd_size=65536
-wait_for 20 [ -b /dev/nvme0n1 ]
+wait_for 90 [ -b /dev/nvme0n1 ]
 nvmet_subsystem ${diskNqn} /dev/nullb0 /dev/nullb1 /dev/ram0
 nvmet_passthru ${ssdNqn} /dev/nvme0
 nvmet_port 1 0.0.0.0 ${port} ${diskNqn} ${ssdNqn}
@@ -412,8 +412,8 @@ nvmet_referral 1 elsewhere 10.0.2.99 8010
  */
 const linuxAnswers = (nqn: string, port: number): string => `
 modprobe nvme-tcp
-nvme connect -t tcp -a 127.0.0.1 -s ${port} -n ${nqn} -i 1 --keep-alive-tmo=30 > /dev/null
-wait_for 30 all_live ${nqn}
+quietly nvme connect -t tcp -a 127.0.0.1 -s ${port} -n ${nqn} -i 1 --keep-alive-tmo=30
+wait_for 90 all_live ${nqn}
 controller=/dev/$(controllers_of ${nqn})
 echo '### id-ctrl'
 nvme id-ctrl $controller -o json

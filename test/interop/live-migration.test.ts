@@ -27,9 +27,9 @@ controller_of() { # UUID
 }
 is_live() { [ -n "$(controller_of "$1")" ] && [ "$(cat "/sys/class/nvme/$(controller_of "$1")/state")" = live ]; }
 connect_as() { # UUID
-  nvme connect -t tcp -a $address -s $port -n $nqn --hostnqn=nqn.2014-08.org.nvmexpress:uuid:$1 --hostid=$1 -i 1 \\
-    --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 > /dev/null
-  wait_for 30 is_live $1
+  quietly nvme connect -t tcp -a $address -s $port -n $nqn --hostnqn=nqn.2014-08.org.nvmexpress:uuid:$1 --hostid=$1 -i 1 \\
+    --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120
+  wait_for 90 is_live $1
   controller_of $1
 }
 say() { # NAME COMMAND...
@@ -47,7 +47,7 @@ interface DecodedState {
 }
 
 describe("live migration: nvme-cli's lm plugin with Linux 6.12 on our target", function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
   let vm: GuestVm;
   let target: TargetProcess;
   let capture: Capture;
@@ -72,10 +72,11 @@ describe("live migration: nvme-cli's lm plugin with Linux 6.12 on our target", f
       discovery: 'off',
     }));
     // native multipath would send the hosted controller's I/O by the manager as well
-    vm = await GuestVm.start({ kernel: '6.12', kernelArgs: ['nvme_core.multipath=N'] });
+    // and a write waits while nvme-cli, which is slow in a guest, goes through the commands of a suspended controller
+    vm = await GuestVm.start({ kernel: '6.12', kernelArgs: ['nvme_core.multipath=N', 'nvme_core.io_timeout=150'] });
     prelude = `address=${machineAddress} port=${port} nqn=${nqn} A=${manager} B=${hosted}; ${functions}`;
     await vm.run(`modprobe nvme-tcp; ${prelude} connect_as $A > /run/a; connect_as $B > /run/b`, {
-      timeoutMs: 120_000,
+      timeoutMs: 300_000,
     });
     prelude +=
       'M=/dev/$(cat /run/a) b=$(cat /run/b); T=$(cat /sys/class/nvme/$b/cntlid); disk=/dev/$(cd /sys/class/nvme/$b && ls -d nvme*n1);';
@@ -94,7 +95,7 @@ describe("live migration: nvme-cli's lm plugin with Linux 6.12 on our target", f
     console.error(`The target said:\n${target.output.slice(-2000)}\nThe guest's kernel said:\n${kernelSaid}`);
   });
 
-  const run = (script: string): Promise<string> => vm.run(`${prelude} ${script}`, { timeoutMs: 200_000 });
+  const run = (script: string): Promise<string> => vm.run(`${prelude} ${script}`, { timeoutMs: 300_000 });
 
   it('the script of a migration, subcommand by subcommand', async () => {
     const answers = answersOf(await run(script));

@@ -60,7 +60,7 @@ const nqn = 'nqn.2026-01.test.ferry:local';
 const adminPassthrough = { opcodes: [0x82], logPages: [] };
 
 describe('Local SSDs behind our target, in a guest', function () {
-  this.timeout(480_000);
+  this.timeout(600_000);
 
   let vm: GuestVm;
   let folder: string;
@@ -125,7 +125,7 @@ describe('Local SSDs behind our target, in a guest', function () {
        echo $! > /run/target.pid
        wait_for 300 grep -q '"ready"' /run/target.out || { cat /run/target.log; exit 1; }
        connect_to 127.0.0.1 4420 ${nqn} > /dev/null
-       for nsid in ${served.map(nsidOf).join(' ')}; do wait_for 30 has_namespace ${nqn} $nsid; done`,
+       for nsid in ${served.map(nsidOf).join(' ')}; do wait_for 90 has_namespace ${nqn} $nsid; done`,
       { timeoutMs: 460_000 },
     );
   });
@@ -280,7 +280,7 @@ describe('Local SSDs behind our target, in a guest', function () {
         `lines() { grep -c '"reload' /run/target.out || true; }
          before=$(lines)
          more() { [ $(lines) -gt $before ]; }
-         kill -HUP $(cat /run/target.pid); wait_for 30 more; grep '"reload' /run/target.out | tail -1`,
+         kill -HUP $(cat /run/target.pid); wait_for 90 more; grep '"reload' /run/target.out | tail -1`,
       );
       return JSON.parse(line) as { event: string; message?: string };
     };
@@ -301,13 +301,13 @@ describe('Local SSDs behind our target, in a guest', function () {
     );
     await vm.run('umount /mnt');
     expect((await reload(nvme(nodes.get('spare')!))).event).to.equal('reloaded');
-    await vm.run(`wait_for 30 has_namespace ${nqn} ${spareNsid}`);
+    await vm.run(`wait_for 90 has_namespace ${nqn} ${spareNsid}`);
     const mount = await vm.exec(`mount ${block('spare')} /mnt`);
     expect(mount.code, 'mounting a device that is served').to.not.equal(0);
     await vm.writeFile('/run/target.json', configuration());
     await vm.run(
       `no_disk() { ! has_namespace ${nqn} ${spareNsid}; }
-       kill -HUP $(cat /run/target.pid); wait_for 30 no_disk; mount ${block('spare')} /mnt; umount /mnt`,
+       kill -HUP $(cat /run/target.pid); wait_for 90 no_disk; mount ${block('spare')} /mnt; umount /mnt`,
     );
   });
 
@@ -342,7 +342,7 @@ describe('Local SSDs behind our target, in a guest', function () {
   it('the engine itself: data in one piece and in several, by io_uring and by ioctl, I/O and Admin; statuses come back whole', async () => {
     const script = await installScript(vm, 'dist-test/test/interop/support/passthrough-in-guest.js');
     const node = nodes.get('spare')!;
-    const said = await vm.run(`${script} ${node} ${node.replace(/ng(\d+)n\d+$/, 'nvme$1')}`, { timeoutMs: 120_000 });
+    const said = await vm.run(`${script} ${node} ${node.replace(/ng(\d+)n\d+$/, 'nvme$1')}`, { timeoutMs: 300_000 });
     const results = said
       .trim()
       .split('\n')
@@ -393,7 +393,7 @@ describe('Local SSDs behind our target, in a guest', function () {
     const said = await vm.run(
       `echo 4 > /proc/sys/vm/nr_hugepages; mkdir -p /run/huge; mount -t hugetlbfs -o pagesize=2M none /run/huge
        ${script} /run/huge/file; umount /run/huge; echo 0 > /proc/sys/vm/nr_hugepages`,
-      { timeoutMs: 120_000 },
+      { timeoutMs: 300_000 },
     );
     const found = JSON.parse(said) as HugeMemoryResult;
     expect(found.free[0], 'the guest has huge pages').to.be.at.least(3);
@@ -443,22 +443,22 @@ describe('Local SSDs behind our target, in a guest', function () {
     const load = vm.exec(
       `fio --name=p --filename=$(namespace_of ${nqn} ${pulled}) --rw=randrw --bs=4k --ioengine=libaio --iodepth=8 --direct=1 \\
          --runtime=120 --time_based --size=4m --output-format=terse > /dev/null 2>&1`,
-      { timeoutMs: 150_000 },
+      { timeoutMs: 300_000 },
     );
     const others = vm.exec(
       `fio --name=o --filename=$(namespace_of ${nqn} ${nsidOf('large')}) --rw=randwrite --bs=4k --ioengine=libaio --iodepth=8 --direct=1 \\
          --verify=crc32c --runtime=10 --time_based --size=4m --output-format=terse`,
-      { timeoutMs: 150_000 },
+      { timeoutMs: 300_000 },
     );
     await vm.run(
       `disk=$(namespace_of ${nqn} ${pulled})
        done_by() { [ "$(awk '{print $1 + $5}' /sys/class/block/\${disk##*/}/stat)" -gt $1 ]; }
-       wait_for 60 done_by $(($(awk '{print $1 + $5}' /sys/class/block/\${disk##*/}/stat) + 50))`,
-      { timeoutMs: 90_000 },
+       wait_for 90 done_by $(($(awk '{print $1 + $5}' /sys/class/block/\${disk##*/}/stat) + 50))`,
+      { timeoutMs: 300_000 },
     );
     await vm.qmp('device_del', { id: 'ctrl-pulled' });
     expect((await load).code, 'fio on a device that is gone').to.not.equal(0);
-    await vm.run(`no_disk() { ! has_namespace ${nqn} ${pulled}; }; wait_for 60 no_disk`, { timeoutMs: 90_000 });
+    await vm.run(`no_disk() { ! has_namespace ${nqn} ${pulled}; }; wait_for 90 no_disk`, { timeoutMs: 300_000 });
     expect(await vm.run('cat /run/target.log')).to.match(/Device is gone, its namespace is removed/);
     const rest = await others;
     expect(rest.code, rest.stdout + rest.stderr).to.equal(0);
@@ -467,7 +467,7 @@ describe('Local SSDs behind our target, in a guest', function () {
   it('ends cleanly', async () => {
     await vm.run(
       `disconnect_from ${nqn}
-       kill -TERM $(cat /run/target.pid); wait_for 30 grep -q '"ended"' /run/target.out`,
+       kill -TERM $(cat /run/target.pid); wait_for 90 grep -q '"ended"' /run/target.out`,
     );
     const lines = (await vm.run('cat /run/target.log')).trim().split('\n');
     // pino's levels: 50 is error

@@ -32,7 +32,7 @@ interface End {
 }
 
 describe('a controller moves under a running Linux guest', function () {
-  this.timeout(180_000);
+  this.timeout(600_000);
 
   let folder: string;
   let vm: GuestVm;
@@ -43,7 +43,7 @@ describe('a controller moves under a running Linux guest', function () {
   const ends: End[] = [];
   const targets: TargetProcess[] = [];
 
-  const run = (script: string, timeoutMs = 60_000): Promise<string> =>
+  const run = (script: string, timeoutMs = 300_000): Promise<string> =>
     vm.run(`disk() { namespace_of ${NQN} 1; }; ${script}`, { timeoutMs });
   const kernelTrouble = async (): Promise<string[]> => (await vm.kernelLog()).filter((line) => trouble.test(line));
 
@@ -135,7 +135,7 @@ describe('a controller moves under a running Linux guest', function () {
   });
 
   it('binds through the front, and makes a file system', async () => {
-    await run(`modprobe nvme; wait_for 30 has_namespace ${NQN} 1
+    await run(`modprobe nvme; wait_for 90 has_namespace ${NQN} 1
       mkfs.ext4 -q -F $(disk) 12m && mount $(disk) /mnt
       dd if=/dev/urandom of=/mnt/random bs=1M count=4 status=none; (cd /mnt && sha256sum random > /run/sums); sync`);
     const id = JSON.parse(await run('nvme id-ctrl /dev/nvme0 -o json')) as Record<string, unknown>;
@@ -154,7 +154,7 @@ done
 echo "passes $n" > /run/fio.ended
 EOF
       setsid bash /run/load.sh $(disk) > /run/fio.said 2>&1 < /dev/null &
-      wait_for 60 test -e /run/fio.0.json`);
+      wait_for 90 test -e /run/fio.0.json`);
     const toB = await move(ends[0]!, ends[1]!);
     await passes(1);
     // the same guest's kernel is the third target
@@ -166,7 +166,7 @@ EOF
     const toC = await move(ends[1]!, ends[2]!, '--overwrite');
     await passes(1);
     const ended = await run(
-      'rm /run/go; wait_for 60 test -e /run/fio.ended; cat /run/fio.ended; cat /run/fio.said >&2',
+      'rm /run/go; wait_for 90 test -e /run/fio.ended; cat /run/fio.ended; cat /run/fio.said >&2',
     );
     expect(ended).to.match(/^passes \d+$/m);
     const worst = worstLatencyMs(await run('cat /run/fio.*.json'));
@@ -191,7 +191,7 @@ EOF
     await end.dpu.restart();
     await run(
       'nvme reset /dev/nvme0; echo 3 > /proc/sys/vm/drop_caches; cd /mnt && sha256sum -c --quiet /run/sums',
-      120_000,
+      300_000,
     );
     expect((await kernelTrouble()).filter((line) => !/reset/.test(line))).to.deep.equal([]);
   });
@@ -201,7 +201,7 @@ EOF
     await run(
       `before=$(ls /run/fio.*.json | wc -l); more() { [ -e /run/fio.ended ] || [ $(ls /run/fio.*.json | wc -l) -gt $((before + ${count})) ]; }
       wait_for 90 more; [ ! -e /run/fio.ended ] || { cat /run/fio.ended /run/fio.said >&2; exit 1; }`,
-      120_000,
+      300_000,
     );
   }
 
@@ -214,7 +214,7 @@ EOF
         ...['--front', control, '--from-socket', from.socket, '--to-socket', to.socket, '--output', 'json'],
         ...['--blackout', '10000', '--journal', join(folder, `journal-${ends.indexOf(to)}`), ...more],
       ],
-      { timeoutMs: 120_000 },
+      { timeoutMs: 300_000 },
     );
     expect(code, `${stdout}${stderr}`).to.equal(0);
     const report = JSON.parse(stdout.toString().trim().split('\n').at(-1)!) as MoveReport;

@@ -110,7 +110,7 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
   const digestOf = ({ path }: Side): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 
   it('the host sees one namespace on both, at A optimized and at B inaccessible', async () => {
-    await run('connect $a; connect $b; wait_for 60 states optimized inaccessible');
+    await run('connect $a; connect $b; wait_for 90 states optimized inaccessible');
     const device = JSON.parse(await run('nvme id-ns $(namespace_of $nqn 1) -o json')) as { nmic: number };
     expect(device.nmic & 1, 'NMIC').to.equal(1);
   });
@@ -127,7 +127,7 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
     for (let i = 1; i <= MOVES; i++) {
       const [from, to] = i % 2 === 1 ? [a, b] : [b, a];
       await move(from, to);
-      await run(`wait_for 60 states ${to === b ? 'inaccessible optimized' : 'optimized inaccessible'}; works`);
+      await run(`wait_for 90 states ${to === b ? 'inaccessible optimized' : 'optimized inaccessible'}; works`);
       expect(await run('report'), `the reservation after move ${i}`).to.equal(reservation);
     }
     expect(await run(endFio)).to.include('fio verified');
@@ -146,15 +146,15 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
       await manager.announcePeer(peer, false);
       await run(`nvme_udevd; start_stas $address ${a.ports[2]}
         paths() { [ "$(controllers_of $nqn | wc -l)" = $1 ] && all_live $nqn; }
-        wait_for 150 paths 1; wait_for 30 has_namespace $nqn 1
+        wait_for 150 paths 1; wait_for 90 has_namespace $nqn 1
         mount $(namespace_of $nqn 1) /mnt
         ${startFio}`);
       await manager.announcePeer(peer, true);
       await run(`paths() { [ "$(controllers_of $nqn | wc -l)" = $1 ] && all_live $nqn; }
-        wait_for 60 paths 2; wait_for 60 states optimized inaccessible`);
+        wait_for 90 paths 2; wait_for 90 states optimized inaccessible`);
       await close();
       await move(a, b);
-      await run('wait_for 60 states inaccessible optimized; works');
+      await run('wait_for 90 states inaccessible optimized; works');
       expect(await run(endFio)).to.include('fio verified');
       await run('umount /mnt; stop_stas; nvme disconnect-all');
       expect((await capture.stop()).violations, 'hosts and orchestrator, as tshark sees them').to.deep.equal([]);
@@ -198,8 +198,8 @@ describe('a namespace moves between two targets under a Linux host, 6.12', funct
 
 const functions = `
 connect() { # PORT
-  nvme connect -t tcp -a $address -s $1 -n $nqn -i 2 --keep-alive-tmo=120 --reconnect-delay=1 --ctrl-loss-tmo=120 > /dev/null
-  wait_for 30 has_namespace $nqn 1
+  quietly nvme connect -t tcp -a $address -s $1 -n $nqn -i 2 --keep-alive-tmo=120 --reconnect-delay=1 --ctrl-loss-tmo=120
+  wait_for 90 has_namespace $nqn 1
 }
 ana_state() { # PORT
   local controller

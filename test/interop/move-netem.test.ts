@@ -67,7 +67,7 @@ describe('moves over links of netem that are cut, all in one guest, 6.12', funct
     await vm.run(network, patient);
     await run(`start_target A; start_target B; is_ready A; is_ready B`);
     mark = await vm.markKernelLog();
-    await run(`connect A; connect B; wait_for 60 states optimized inaccessible
+    await run(`connect A; connect B; wait_for 90 states optimized inaccessible
       dd if=/dev/urandom of=$(namespace_of ${nqn} 1) bs=1M count=5 oflag=direct status=none`);
     await run(`${netem('host')}; ${netem('orch')}; start_load`);
   });
@@ -137,7 +137,7 @@ END
     at = outcome === 'moved' ? otherOf[from] : from;
     const last = JSON.parse(await vm.run('tail -n 1 /run/journal')) as JournalEntry;
     expect([last.step, last.state]).to.deep.equal(['move', outcome === 'moved' ? 'done' : 'undone']);
-    await run(`wait_for 60 states ${at === 'A' ? 'optimized inaccessible' : 'inaccessible optimized'}
+    await run(`wait_for 90 states ${at === 'A' ? 'optimized inaccessible' : 'inaccessible optimized'}
       write_to ${at}
       if write_to ${otherOf[at]}; then echo 'the side that is closed has taken a write'; exit 1; fi
       grep -i inaccessible /run/write.out
@@ -287,8 +287,8 @@ is_ready() {
   timeout 200 grep -q -m 1 '"ready"' /run/$1/out || { cat /run/$1/log >&2; return 1; }
 }
 connect() { # SIDE
-  nvme connect -t tcp -a \${address[$1]} -s ${HOSTS} -n ${nqn} -i 2 --keep-alive-tmo=5 --reconnect-delay=1 --ctrl-loss-tmo=600 > /dev/null
-  wait_for 30 has_namespace ${nqn} 1
+  quietly nvme connect -t tcp -a \${address[$1]} -s ${HOSTS} -n ${nqn} -i 2 --keep-alive-tmo=5 --reconnect-delay=1 --ctrl-loss-tmo=600
+  wait_for 90 has_namespace ${nqn} 1
 }
 controller_to() { # SIDE
   local folder
@@ -327,5 +327,5 @@ end_load() {
 }
 done_io() { awk '{ print $1 + $5 }' /sys/class/block/$(basename $(namespace_of ${nqn} 1))/stat; }
 more_io() { [ $(done_io) -ge $1 ]; }
-goes_on() { wait_for 60 more_io $(($(done_io) + $1)); }
+goes_on() { wait_for 90 more_io $(($(done_io) + $1)); }
 `;

@@ -25,7 +25,7 @@ const INTERRUPTED = 130;
 const PROGRAM = fileURLToPath(new URL('./support/qemu-hypervisor.js', import.meta.url));
 
 describe('the memory of a Linux guest is copied while it runs', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
   let folder: string;
   let vm: GuestVm;
   let memory: FileHandle;
@@ -95,7 +95,7 @@ describe('the memory of a Linux guest is copied while it runs', function () {
   });
 
   it('in the pause both files are the same, page by page; undone, the guest goes on without an error', async () => {
-    await vm.run(`modprobe nvme; wait_for 30 has_namespace ${NQN} 1; touch /run/go; cat > /run/load.sh <<'EOF'
+    await vm.run(`modprobe nvme; wait_for 90 has_namespace ${NQN} 1; touch /run/go; cat > /run/load.sh <<'EOF'
 n=0
 while [ -e /run/go ]; do
   fio --name=verify --filename=$1 --rw=randrw --bs=4k --size=4m --iodepth=8 --ioengine=libaio --direct=1 \\
@@ -105,7 +105,7 @@ done
 echo passed $n > /run/ended
 EOF
       setsid bash /run/load.sh $(namespace_of ${NQN} 1) > /dev/null 2>&1 < /dev/null &
-      wait_for 60 test -e /run/passes`);
+      wait_for 90 test -e /run/passes`);
     const uri = (name: string): string => `nvme+tcp://127.0.0.1:${ports[name]}/${NQN}?hostnqn=${MOVER}`;
     const here = `/proc/${process.pid}/fd/${memory.fd}`;
     const migrate = new MigrateProcess(
@@ -145,8 +145,8 @@ EOF
     console.log(`      ${used >> 20} MiB in use, ${report.memory.dirtiedBytes >> 10} KiB of them again`);
     expect(await vm.qmp('query-status')).to.include({ status: 'running' });
     const ended = await vm.run(
-      'before=$(cat /run/passes); more() { [ -e /run/ended ] || [ $(cat /run/passes) -gt $((before + 1)) ]; }; wait_for 120 more; rm /run/go; wait_for 60 test -e /run/ended; cat /run/ended',
-      { timeoutMs: 200_000 },
+      'before=$(cat /run/passes); more() { [ -e /run/ended ] || [ $(cat /run/passes) -gt $((before + 1)) ]; }; wait_for 120 more; rm /run/go; wait_for 90 test -e /run/ended; cat /run/ended',
+      { timeoutMs: 300_000 },
     );
     expect(ended).to.match(/^passed \d+$/m);
     expect((await vm.kernelLog()).filter((line) => trouble.test(line))).to.deep.equal([]);

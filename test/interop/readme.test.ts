@@ -22,7 +22,7 @@ function blockOf(name: string, language = 'sh'): string {
 }
 
 describe('README, on Linux machines', function () {
-  this.timeout(240_000);
+  this.timeout(600_000);
   let vm: GuestVm | undefined;
   let target: CliTarget | undefined;
   let folder: string | undefined;
@@ -56,19 +56,19 @@ describe('README, on Linux machines', function () {
   it('a local SSD is served, and answers to our verbs', async () => {
     await installProduct(vm!);
     const output = await vm!.run(
-      `wait_for 20 test -e /dev/ng0n1
+      `wait_for 90 test -e /dev/ng0n1
        nvmeferry() { ${guestCli} "$@"; }
        ${blockOf('ssd')}
        modprobe nvme-tcp
        nqn=nqn.2026-01.io.nvmeferry:demo
        attempt() { nvme connect -t tcp -a 127.0.0.1 -s 4420 -n $nqn > /dev/null 2>&1; }
        wait_for 120 attempt
-       wait_for 30 has_namespace $nqn 1
+       wait_for 90 has_namespace $nqn 1
        echo "exported $(blockdev --getss --getsize64 $(namespace_of $nqn 1) | tr '\\n' ' ')"
        disconnect_from $nqn
        kill $(pgrep -f 'main.js target')
        wait || true`,
-      { timeoutMs: 220_000 },
+      { timeoutMs: 300_000 },
     );
     expect(output)
       .to.match(/Smart Log for NVME device:\/dev\/nvme0/)
@@ -108,7 +108,7 @@ describe('README, on Linux machines', function () {
     try {
       dpu = await CliTarget.start(flags, { verb: 'dpu' });
       vm = await GuestVm.start({ kernel: '6.12', machineArgs });
-      const found = await vm.run(`modprobe nvme; wait_for 60 test -b /dev/nvme0n1
+      const found = await vm.run(`modprobe nvme; wait_for 90 test -b /dev/nvme0n1
         dd if=/dev/urandom of=/dev/nvme0n1 bs=64k count=4 oflag=direct status=none
         nvme list; sha256sum < <(dd if=/dev/nvme0n1 bs=64k count=4 iflag=direct status=none)`);
       expect(found).to.match(/67\.11 +MB/);
@@ -116,7 +116,7 @@ describe('README, on Linux machines', function () {
       await dpu.end();
       dpu = await CliTarget.start(['--config', file], { verb: 'dpu' });
       vm = await GuestVm.start({ kernel: '6.12', machineArgs });
-      const again = await vm.run(`modprobe nvme; wait_for 60 test -b /dev/nvme0n1
+      const again = await vm.run(`modprobe nvme; wait_for 90 test -b /dev/nvme0n1
         sha256sum < <(dd if=/dev/nvme0n1 bs=64k count=4 iflag=direct status=none)`);
       expect(again.trim()).to.equal(found.trim().split('\n').at(-1));
     } finally {

@@ -37,9 +37,9 @@ device_of() { # UUID
 }
 has_device() { [ -n "$(device_of "$1")" ] && [ -b "/dev/$(device_of "$1")" ]; }
 connect_as() { # UUID
-  nvme connect -t tcp -a $address -s $port -n $nqn --hostnqn=nqn.2014-08.org.nvmexpress:uuid:$1 --hostid=$1 \\
-    --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120 > /dev/null
-  wait_for 30 has_device $1
+  quietly nvme connect -t tcp -a $address -s $port -n $nqn --hostnqn=nqn.2014-08.org.nvmexpress:uuid:$1 --hostid=$1 \\
+    --keep-alive-tmo=30 --reconnect-delay=1 --ctrl-loss-tmo=120
+  wait_for 90 has_device $1
   echo "/dev/$(device_of $1)"
 }
 expect_failure() { if "$@" > /run/said 2>&1; then echo "did not fail: $*" >&2; exit 1; fi; }
@@ -50,7 +50,7 @@ report() { nvme resv-report $1 --eds -o json; }
 `;
 
 describe('reservations: Linux hosts 6.12 on our target', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
   let vm: GuestVm;
   let target: TargetProcess;
   let capture: Capture;
@@ -76,7 +76,7 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
     await vm.run(
       `[ "$(cat /sys/module/nvme_core/parameters/multipath)" = N ]; modprobe nvme-tcp; ${prelude} connect_as $A > /run/a; connect_as $B > /run/b`,
       {
-        timeoutMs: 120_000,
+        timeoutMs: 300_000,
       },
     );
     prelude += 'a=$(cat /run/a) b=$(cat /run/b);';
@@ -88,7 +88,7 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
     await target?.discard();
   });
 
-  const run = (script: string): Promise<string> => vm.run(`${prelude} ${script}`, { timeoutMs: 120_000 });
+  const run = (script: string): Promise<string> => vm.run(`${prelude} ${script}`, { timeoutMs: 300_000 });
   const report = async (device = '$a'): Promise<Report> => JSON.parse(await run(`report ${device}`)) as Report;
 
   it('is offered: RESCAP and ONCS as nvme-cli reads them', async () => {
@@ -119,7 +119,7 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
     const before = await report();
     await target.kill();
     await target.restart();
-    await run('wait_for 60 all_live $nqn; wait_for 30 reads $a');
+    await run('wait_for 90 all_live $nqn; wait_for 90 reads $a');
     const after = await report();
     expect({ ...after, regctlext: after.regctlext.length }).to.deep.equal({
       ...before,
@@ -167,7 +167,7 @@ describe('reservations: Linux hosts 6.12 on our target', function () {
 });
 
 describe('reservations: our verbs on Linux target 7.x', function () {
-  this.timeout(180_000);
+  this.timeout(600_000);
   let vm: GuestVm;
   let uri: string;
 

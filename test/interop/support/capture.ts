@@ -36,7 +36,7 @@ export class Capture {
   /** Starts recording these ports; resolves when nothing can be missed any more. Needs root (or CAP_NET_RAW). */
   static async start(options: DissectOptions): Promise<Capture> {
     const capture = new Capture(options);
-    const deadline = Date.now() + 20_000;
+    const deadline = Date.now() + 60_000;
     while (!capture.#messages.includes('File: ')) {
       if (capture.#dumpcap.exitCode !== null || Date.now() > deadline) {
         await capture.discard();

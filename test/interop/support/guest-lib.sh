@@ -151,7 +151,7 @@ nvmet_referral() {
 nvme_udevd() {
   [ ! -e /run/udev/control ] || return 0
   /usr/lib/systemd/systemd-udevd --daemon
-  wait_for 20 test -e /run/udev/control
+  wait_for 90 test -e /run/udev/control
 }
 
 discovery_controller() {
@@ -182,7 +182,7 @@ stop_stas() {
   local daemon
   for daemon in stacd stafd; do
     kill "$(cat "/run/$daemon.pid")"
-    wait_for 30 process_ended "$(cat "/run/$daemon.pid")"
+    wait_for 90 process_ended "$(cat "/run/$daemon.pid")"
   done
 }
 

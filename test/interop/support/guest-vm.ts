@@ -43,7 +43,7 @@ export interface GuestOptions {
 }
 
 export interface ExecOptions {
-  /** Default 60 s. */
+  /** Default 180 s: for what hangs; a guest on a busy machine stands still at times. */
   readonly timeoutMs?: number;
   /** Standard input of the script. */
   readonly input?: Uint8Array;
@@ -55,7 +55,7 @@ export interface ExecResult {
   readonly stderr: string;
 }
 
-const bootTimeoutMs = 180_000;
+const bootTimeoutMs = 300_000;
 const killTimeoutMs = 15_000;
 
 /** Guests die with the test run, however it ends. */
@@ -209,7 +209,10 @@ export class GuestVm {
     }
   }
 
-  async #execute(script: string, { timeoutMs = 60_000, input = new Uint8Array() }: ExecOptions): Promise<ScriptResult> {
+  async #execute(
+    script: string,
+    { timeoutMs = 180_000, input = new Uint8Array() }: ExecOptions,
+  ): Promise<ScriptResult> {
     if (!this.#agent) throw new Error('The guest is not up');
     const { id, result } = this.#agent.start(script, input);
     const inTime = await withinTime(result, timeoutMs);

@@ -13,8 +13,9 @@ import { projectRoot } from './paths.ts';
 
 const cliPath: string = join(projectRoot, 'dist', 'cli', 'main.js');
 
-const startTimeoutMs = 60_000;
-const drainTimeoutMs = 20_000;
+// for what hangs: what does not has ended long before
+const startTimeoutMs = 120_000;
+const drainTimeoutMs = 60_000;
 const keptOutputCharacters = 20_000;
 
 const running = new Set<ChildProcess>();
@@ -144,7 +145,7 @@ export interface CliResult {
 export async function runCli(args: readonly string[], options: { timeoutMs?: number } = {}): Promise<CliResult> {
   const child = spawn(process.execPath, [requiredCli(), ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: options.timeoutMs ?? 60_000,
+    timeout: options.timeoutMs ?? 180_000,
     killSignal: 'SIGKILL',
   });
   running.add(child);
