@@ -1,10 +1,14 @@
 /** The demo ends non-zero if anything is off: here, blocks that are written behind its back. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect } from 'chai';
+import type { TargetProcess } from '../../src/cli/demo/target-process.ts';
 import { HostController } from '../../src/initiator/controller.ts';
-import { MAIN } from '../support/cli.ts';
+import { MAIN, PACKAGE_ROOT } from '../support/cli.ts';
 
 const STORAGE_NQN = 'nqn.2026-01.io.nvmeferry:demo-storage';
 const BLOCKS = 256;
@@ -62,5 +66,25 @@ describe('demo with a fault', function () {
       .to.match(/block \d+/i)
       .and.not.match(/demo passed/);
     expect(text, 'no stack trace').not.to.match(/\bat .*:\d+:\d+/);
+  });
+
+  it('a target that does not come up: fails, and leaves no process behind', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'nvmeferry-demo-'));
+    try {
+      // nobody writes the configuration that it waits for
+      const path = join(folder, 'config.json');
+      execFileSync('mkfifo', [path]);
+      // the compiled one: it starts the command beside it
+      const compiled = (await import(`${PACKAGE_ROOT}dist/cli/demo/target-process.js`)) as {
+        TargetProcess: typeof TargetProcess;
+      };
+      const target = new compiled.TargetProcess(path, 1000);
+      const error = await target.start().catch((reason: Error) => reason);
+      expect(error).to.include({ message: "Demo: the target did not say 'ready' within 1 s" });
+      const isThere = (): boolean => process.kill(target.pid!, 0);
+      expect(isThere).to.throw(/ESRCH/);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 });

@@ -10,14 +10,16 @@ export const TIMEOUT_MS = 60_000;
 
 export class TargetProcess {
   readonly #configPath: string;
+  readonly #timeoutMs: number;
   readonly #onEvent = new Map<string, (event: Record<string, unknown>) => void>();
   #child: ChildProcess | undefined;
 
-  constructor(configPath: string) {
+  constructor(configPath: string, timeoutMs: number = TIMEOUT_MS) {
     this.#configPath = configPath;
+    this.#timeoutMs = timeoutMs;
   }
 
-  /** @returns what it says when it is ready */
+  /** @returns what it says when it is ready; if that fails, there is no process any more @throws NvmeofError NVMEOF_ERR_DEMO */
   async start(): Promise<Record<string, unknown>> {
     const main = new URL('../main.js', import.meta.url).pathname;
     const args = ['target', '--config', this.#configPath, '--output', 'json', '--log-level', 'error'];
@@ -27,32 +29,38 @@ export class TargetProcess {
       const event = JSON.parse(line) as { event: string };
       this.#onEvent.get(event.event)?.(event);
     });
-    return ready;
+    try {
+      return await ready;
+    } catch (error) {
+      await this.end('SIGKILL'); // or it would keep the demo from its end
+      throw error;
+    }
   }
 
   get pid(): number | undefined {
     return this.#child?.pid;
   }
 
-  /** The next event of this name. */
-  event(name: string): Promise<Record<string, unknown>> {
+  /** The next event of this name. @throws NvmeofError NVMEOF_ERR_DEMO if it does not come, or the target ends */
+  async event(name: string): Promise<Record<string, unknown>> {
     const { promise, resolve, reject } = withResolvers<Record<string, unknown>>();
-    const timer = setTimeout(
-      () =>
-        reject(
-          new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target did not say '${name}' within ${TIMEOUT_MS / 1000} s`),
-        ),
-      TIMEOUT_MS,
-    );
-    this.#child?.once('exit', (code) => reject(new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target ended (${code})`)));
+    const fail = (what: string): void => reject(new NvmeofError('NVMEOF_ERR_DEMO', `Demo: the target ${what}`));
+    const onExit = (code: number | null): void => fail(`ended (${code})`);
+    const timer = setTimeout(() => fail(`did not say '${name}' within ${this.#timeoutMs / 1000} s`), this.#timeoutMs);
+    const child = this.#child;
+    child?.once('exit', onExit);
     this.#onEvent.set(name, resolve);
-    return promise.finally(() => clearTimeout(timer));
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+      child?.off('exit', onExit);
+    }
   }
 
   async end(signal: NodeJS.Signals): Promise<void> {
     const child = this.#child;
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-    child.removeAllListeners('exit');
     const exited = once(child, 'exit');
     child.kill(signal);
     await exited;
