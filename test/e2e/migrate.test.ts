@@ -195,6 +195,9 @@ describe('nvmeferry migrate', function () {
       expect(none.stderr).to.match(/none\.journal cannot be read/);
     }
     expect((await migrate(pair.uri('a'))).stderr).to.match(/no destination is named/);
+    const unwritable = await migrate(pair.uri('a'), pair.uri('b'), '--report', join(pair.folder, 'none', 'move.html'));
+    expect(unwritable).to.include({ code: 2, stdout: '' });
+    expect(unwritable.stderr).to.match(/--report: .*move\.html cannot be written/);
     await writeFile(journal, 'not a journal\n');
     expect((await migrate('--status', '--journal', journal)).code).to.equal(3);
   });

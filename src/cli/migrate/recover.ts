@@ -8,8 +8,8 @@ import { systemClock } from '../../util/clock.ts';
 import { ConfigError } from '../../util/error.ts';
 import { contextIn, reachableEnds } from './ends.ts';
 import type { MigrateFlags } from './flags.ts';
-import { reportJson, writeReport } from './report-file.ts';
-import { failureLines, reportText } from './report-text.ts';
+import { mustTakeReport, tellReport } from './report-file.ts';
+import { failureLines } from './report-text.ts';
 import { withRemedy } from './run.ts';
 import { Teller } from './say.ts';
 
@@ -70,6 +70,7 @@ function sayStatus({ phase, record, step, done, undone, failure }: MoveStatus, t
 async function recover(journal: Journal, status: MoveStatus, flags: MigrateFlags, teller: Teller): Promise<void> {
   const { record } = status;
   if (record === undefined) throw new ConfigError(`migrate: journal ${journal.path} is empty: no move was begun`);
+  await mustTakeReport(flags.report);
   const ends = await reachableEnds(contextIn(record));
   try {
     const tuning = { patienceMs: flags.patience * 1000 };
@@ -79,9 +80,8 @@ async function recover(journal: Journal, status: MoveStatus, flags: MigrateFlags
       await (flags.abort === true ? move.abort() : move.resume());
     } finally {
       teller.end();
+      await tellReport(move.report, flags.report, teller);
     }
-    teller.line(reportText(move.report), { event: 'report', ...reportJson(move.report) });
-    if (flags.report !== undefined) await writeReport(flags.report, move.report);
   } finally {
     await ends.close();
   }

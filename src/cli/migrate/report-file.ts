@@ -1,9 +1,11 @@
-/** The report of a move as a file, in the format of its name. */
-import { writeFile } from 'node:fs/promises';
+/** The report of a move: on stdout, and as a file in the format of its name. */
+import { access, constants, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { bytesOf, type MoveReport } from '../../orchestrator/move-report.ts';
 import { ConfigError } from '../../util/error.ts';
 import { reportHtml } from './report-html.ts';
 import { reportText } from './report-text.ts';
+import type { Teller } from './say.ts';
 
 /** What programs read: `event` `report` on stdout, and the file. */
 export function reportJson(report: MoveReport): Record<string, unknown> {
@@ -18,6 +20,33 @@ export function reportJson(report: MoveReport): Record<string, unknown> {
   };
 }
 
+/** Before anything is touched. @throws ConfigError */
+export async function mustTakeReport(path: string | undefined): Promise<void> {
+  if (path === undefined) return;
+  try {
+    await access(path, constants.W_OK).catch(async (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error;
+      await access(dirname(path), constants.W_OK);
+    });
+  } catch (cause) {
+    throw unwritable(path, cause);
+  }
+}
+
+/** Of a move that has done something, or undone. A file that cannot be written is a warning: how the move ended is what counts. */
+export async function tellReport(report: MoveReport, path: string | undefined, teller: Teller): Promise<void> {
+  const { steps, undone, outcome } = report;
+  if (steps.length === 0 && undone.length === 0 && outcome === 'under-way') return; // the error says all
+  teller.line(reportText(report), { event: 'report', ...reportJson(report) });
+  if (path === undefined) return;
+  try {
+    await writeReport(path, report);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    teller.event({ event: 'warning', message: error.message });
+  }
+}
+
 export async function writeReport(path: string, report: MoveReport): Promise<void> {
   const text = path.endsWith('.html')
     ? reportHtml(report)
@@ -27,6 +56,10 @@ export async function writeReport(path: string, report: MoveReport): Promise<voi
   try {
     await writeFile(path, text);
   } catch (cause) {
-    throw new ConfigError(`--report: ${path} cannot be written (${(cause as Error).message})`, { cause });
+    throw unwritable(path, cause);
   }
+}
+
+function unwritable(path: string, cause: unknown): ConfigError {
+  return new ConfigError(`--report: ${path} cannot be written (${(cause as Error).message})`, { cause });
 }

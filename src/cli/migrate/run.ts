@@ -15,8 +15,7 @@ import type { MigrateFlags } from './flags.ts';
 import { interruptible } from './interrupt.ts';
 import { defaultJournal } from './journal-path.ts';
 import { planText } from './plan-text.ts';
-import { reportJson, writeReport } from './report-file.ts';
-import { reportText } from './report-text.ts';
+import { mustTakeReport, tellReport } from './report-file.ts';
 import { Teller } from './say.ts';
 
 const OBSERVE_MS = 1000;
@@ -24,6 +23,7 @@ const SALT_MAX = 2 ** 15;
 
 export async function runMove(source: string, destination: string, flags: MigrateFlags): Promise<void> {
   checkTerminal(flags);
+  await mustTakeReport(flags.report);
   const teller = new Teller(flags.output);
   const onFirst = (): void =>
     teller.line('interrupted: before the commit it is undone, after it finished', { event: 'interrupted' });
@@ -149,7 +149,7 @@ async function moveWith(options: Options, flags: MigrateFlags, teller: Teller, p
       await move.run();
     } finally {
       teller.end();
-      await tell(move, flags, teller);
+      await tellReport(move.report, flags.report, teller);
     }
   } catch (error) {
     throw withRemedy(error, journal.path);
@@ -164,13 +164,6 @@ function terminalOf(signal: AbortSignal): AskTerminal {
     ...{ input: process.stdin, output: process.stderr, signal },
     onInterrupt: () => process.kill(process.pid, 'SIGINT'),
   };
-}
-
-async function tell(move: Move, flags: MigrateFlags, teller: Teller): Promise<void> {
-  const { report } = move;
-  if (report.steps.length === 0) return; // refused: the error says all
-  teller.line(reportText(report), { event: 'report', ...reportJson(report) });
-  if (flags.report !== undefined) await writeReport(flags.report, report);
 }
 
 function unfinished(path: string): MoveError {

@@ -1,7 +1,10 @@
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect } from 'chai';
-import { reportJson, writeReport } from '../../../../src/cli/migrate/report-file.ts';
+import { mustTakeReport, reportJson, tellReport, writeReport } from '../../../../src/cli/migrate/report-file.ts';
 import { reportHtml } from '../../../../src/cli/migrate/report-html.ts';
 import { reportText } from '../../../../src/cli/migrate/report-text.ts';
+import { Teller } from '../../../../src/cli/migrate/say.ts';
 import type { MoveReport } from '../../../../src/orchestrator/move-report.ts';
 import { ConfigError } from '../../../../src/util/error.ts';
 
@@ -190,9 +193,42 @@ describe('report of a move', () => {
     });
   });
 
-  it('a place that cannot be written is named', async () => {
-    const failed = await writeReport('/nowhere/at/all.html', made()).catch((error: unknown) => error);
-    expect(failed).to.be.instanceOf(ConfigError);
-    expect((failed as Error).message).to.match(/--report: \/nowhere\/at\/all\.html cannot be written/);
+  it('a place that cannot be written is named, before anything is touched as well', async () => {
+    for (const act of [writeReport('/nowhere/at/all.html', made()), mustTakeReport('/nowhere/at/all.html')]) {
+      const failed = await act.catch((error: unknown) => error);
+      expect(failed).to.be.instanceOf(ConfigError);
+      expect((failed as Error).message).to.match(/--report: \/nowhere\/at\/all\.html cannot be written/);
+    }
+    await mustTakeReport(undefined);
+    await mustTakeReport(join(tmpdir(), 'report-that-is-not-there.html'));
+  });
+
+  describe('is told', () => {
+    async function told(report: MoveReport, path?: string): Promise<Record<string, unknown>[]> {
+      let text = '';
+      const teller = new Teller('json', { write: (line) => (text += line) });
+      await tellReport(report, path, teller);
+      return text
+        .split('\n')
+        .slice(0, -1)
+        .map((line) => JSON.parse(line) as Record<string, unknown>);
+    }
+    const left: MoveReport['undone'] = [{ step: 'suspend', end: 'source', state: 'left', said: ['it is away'] }];
+
+    it('of a move that left something to undo, by the process that was to undo it', async () => {
+      const [line, ...more] = await told(made({ outcome: 'under-way', steps: [], undone: left }));
+      expect(line).to.deep.include({ event: 'report', outcome: 'under-way', undone: left });
+      expect(more).to.deep.equal([]);
+    });
+
+    it('not of one that was refused: its error says all', async () => {
+      expect(await told(made({ outcome: 'under-way', steps: [] }), '/nowhere/at/all.html')).to.deep.equal([]);
+    });
+
+    it('and a file that cannot be written by then does not stand for the end of the move', async () => {
+      const lines = await told(made(), '/nowhere/at/all.html');
+      expect(lines.map(({ event }) => event)).to.deep.equal(['report', 'warning']);
+      expect(lines[1]!.message).to.match(/^--report: \/nowhere\/at\/all\.html cannot be written/);
+    });
   });
 });
