@@ -63,6 +63,11 @@ export class FabricEnd implements End {
     this.subnqn = options.subnqn;
   }
 
+  /** The operator has had enough: what only waits for somebody else to be gone ends. */
+  get interrupt(): AbortSignal | undefined {
+    return this.#options.signal;
+  }
+
   /**
    * Connects once, without patience: who is not there, or does not let us manage, is told at once.
    * @throws ConfigError, TransportError, NvmeStatusError

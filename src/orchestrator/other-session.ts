@@ -1,6 +1,6 @@
 /**
- * What the connection of another manager holds: changes that are followed, of blocks or of memory, a queue, a limit of writes. That of an orchestrator that is gone, or of a link that was
- * cut, holds it until the target has noticed: up to twice its Keep Alive Timeout.
+ * What the connection of another manager holds: changes that are followed, of blocks or of memory, a queue, a limit of writes. That of an orchestrator
+ * that is gone, or of a link that was cut, holds it until the target has noticed: up to twice its Keep Alive Timeout.
  */
 import type { Clock } from '../util/clock.ts';
 import { NvmeofError } from '../util/error.ts';
@@ -14,10 +14,11 @@ const KATO_MS = 5000;
 
 /**
  * Tries until it is no longer held, for as long as a session that is gone may hold it. The other's time-out is not known: it is taken for ours.
+ * @throws the reason of `interrupt`, which ends the waiting, and only that
  * @param isHeld the failure says so @param held what is thrown in the end
  */
 export async function pastOtherSession<T>(
-  { clock }: { readonly clock: Clock },
+  { clock, interrupt }: { readonly clock: Clock; readonly interrupt?: AbortSignal | undefined },
   { controller }: Link,
   act: () => Promise<T>,
   isHeld: (error: unknown) => boolean,
@@ -31,6 +32,7 @@ export async function pastOtherSession<T>(
     } catch (error) {
       if (!isHeld(error)) throw error;
       if (clock.nowMs() >= deadlineMs) throw held(error);
+      interrupt?.throwIfAborted();
       await new Promise<void>((resolve) => {
         clock.setTimer(resolve, RETRY_MS);
       });

@@ -2,6 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect } from 'chai';
 import { MemoryBackend } from '../../../src/backend/memory.ts';
+import type { HostOptions } from '../../../src/initiator/options.ts';
 import type { DeviceFront, GuestMemoryMover, MemoryRun } from '../../../src/orchestrator/end.ts';
 import { FabricEnd } from '../../../src/orchestrator/fabric-end.ts';
 import { Move } from '../../../src/orchestrator/move.ts';
@@ -56,9 +57,9 @@ describe('memory that is followed', function () {
     expect([...targets.a.fatal, ...targets.b.fatal]).to.deep.equal([]);
   });
 
-  function endAt(port: number, clock: Clock = systemClock, katoMs: number = KATO_MS): FabricEnd {
+  function endAt(port: number, more: Partial<HostOptions> = {}): FabricEnd {
     const options = { address: '127.0.0.1', subnqn: SUBSYSTEM_NQN, hostnqn: MANAGER_NQN, ioQueues: 1 };
-    const end = new FabricEnd({ ...options, katoMs, port, clock });
+    const end = new FabricEnd({ ...options, katoMs: KATO_MS, port, ...more });
     ends.push(end);
     return end;
   }
@@ -128,6 +129,21 @@ describe('memory that is followed', function () {
     expect(runs.some((run) => run.address <= address && address < run.address + run.lengthBytes)).to.equal(true);
   });
 
+  it('by a session that is gone: not waited for any longer once the operator has had enough; what is to be undone still is', async () => {
+    await endAt(proxy.port).controller(CNTLID).trackMemory([ram()]);
+    proxy.deafen();
+    const interrupt = new AbortController();
+    const end = endAt(targets.a.port.service, { signal: interrupt.signal });
+    await end.link();
+    const refused = whenRefused();
+    const waits = failure(end.controller(CNTLID).trackMemory([ram()]));
+    await refused;
+    interrupt.abort(new Error('Interrupted'));
+    expect((await waits).message).to.equal('Interrupted');
+    await end.controller(CNTLID).stopTrackingMemory();
+    expect(await end.namespaces()).to.have.length(1);
+  });
+
   it('by another manager that lives, of a controller that is gone, or that reaches no memory: says which', async () => {
     await endAt(proxy.port).controller(CNTLID).trackMemory([ram()]);
     let nowMs = 0;
@@ -142,7 +158,7 @@ describe('memory that is followed', function () {
       },
     };
     const katoMs = 8000;
-    const end = endAt(targets.a.port.service, clock, katoMs);
+    const end = endAt(targets.a.port.service, { clock, katoMs });
     const held = await failure(end.controller(CNTLID).trackMemory([ram()]));
     expect(held).to.include({ code: 'NVMEOF_ERR_HELD' });
     expect(held.message).to.match(
