@@ -11,6 +11,7 @@ import { requireNative } from '../../../src/native/load.ts';
 import { createMemfd, MappedMemory } from '../../../src/native/mapped-memory.ts';
 import { leaseThreadEngine } from '../../../src/native/thread-engine.ts';
 import { pattern } from '../../support/backend-compliance.ts';
+import { freeHugePages } from '../../support/huge-pages.ts';
 import { needNative, until } from '../../support/native.ts';
 
 const PAGE = 4096;
@@ -114,7 +115,7 @@ describe('mapped memory', () => {
 
   it('on the pool of huge pages where the system has any free; else it says that there is no memory, and nothing stays', () => {
     const hugeBytes = 2 << 20;
-    const free = Number(fs.readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'latin1'));
+    const free = freeHugePages();
     const before = requireNative('x').mappingCount();
     const fd = createMemfd({ name: 'huge', lengthBytes: hugeBytes, hugePageBytes: hugeBytes });
     try {

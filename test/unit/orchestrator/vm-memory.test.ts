@@ -6,6 +6,7 @@ import { createMemfd, MappedMemory } from '../../../src/native/mapped-memory.ts'
 import type { MemoryRun } from '../../../src/orchestrator/end.ts';
 import { MemoryFile } from '../../../src/orchestrator/memory-file.ts';
 import { VmMemory, type VmMemoryRegion } from '../../../src/orchestrator/vm-memory.ts';
+import { freeHugePages } from '../../support/huge-pages.ts';
 import { needNative } from '../../support/native.ts';
 import { Random, randomSeed } from '../../support/random.ts';
 
@@ -226,7 +227,7 @@ describe("a VM's memory in files", function () {
   });
 
   it('in huge pages where the system has free ones: written by mapping, holes left alone; else refused in one line', async () => {
-    const free = Number(fs.readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'latin1'));
+    const free = freeHugePages();
     const fds = [1, 2].map((n) =>
       createMemfd({ name: `vm${n}`, lengthBytes: 2 * HUGE_PAGE, hugePageBytes: HUGE_PAGE }),
     );
@@ -266,7 +267,7 @@ describe("a VM's memory in files", function () {
 
   /** Where files of huge pages may be made; else the test is not run, and says why. */
   function hugeFolder(context: Mocha.Context, pages: number): string {
-    const free = Number(fs.readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'latin1'));
+    const free = freeHugePages();
     const mount = /^\S+ (\S+) hugetlbfs \S*pagesize=2M/m.exec(fs.readFileSync('/proc/mounts', 'latin1'))?.[1];
     if (free >= pages && mount !== undefined) return mount;
     const why = mount === undefined ? 'no hugetlbfs of 2 MiB is mounted' : `${free} huge pages are free`;
